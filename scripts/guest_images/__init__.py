@@ -1,0 +1,1 @@
+"""Builds bootable guest images from Debian packages. `scripts/guest-image` is its command line."""

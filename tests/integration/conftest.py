@@ -1,0 +1,160 @@
+"""A host of the tests' own, images for its guests, and the check that nothing is left on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import vmctl
+from vmctl.hypervisor import private
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def client_home() -> Iterator[Path]:
+    """Keep the tests' state, caches and keys apart from the user's."""
+    # Not pytest's own folder: the path of a socket has 107 bytes at most.
+    home = Path(tempfile.mkdtemp(prefix="vmctl-t-", dir="/tmp"))
+    names = {
+        "VMCTL_STATE_HOME": home / "s",
+        "XDG_DATA_HOME": home / "data",
+        "XDG_CACHE_HOME": home / "cache",
+        "XDG_CONFIG_HOME": home / "config",
+    }
+    before = {name: os.environ.get(name) for name in names}
+    image_cache = _image_cache()
+    os.environ.update({name: str(path) for name, path in names.items()})
+    os.environ["VMCTL_IMAGE_CACHE"] = image_cache
+    try:
+        yield home
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _image_cache() -> str:
+    """Return the cache of guest images, which lies outside the tests' own folders."""
+    if given := os.environ.get("VMCTL_IMAGE_CACHE"):
+        return given
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return str(Path(cache).expanduser() / "vmctl" / "guest-images")
+
+
+@pytest.fixture(scope="session")
+def private_host(client_home: Path) -> Iterator[private.PrivateHost]:
+    """A private host that ends with the tests, even if they are killed."""
+    host = private.start(f"t{os.getpid()}", tether=True)
+    try:
+        yield host
+    finally:
+        private.stop(host.name, force=True)
+
+
+@pytest.fixture(scope="session")
+def host(private_host: private.PrivateHost) -> Iterator[vmctl.Host]:
+    with vmctl.connect(f"private:{private_host.name}") as connection:
+        yield connection
+
+
+def _guest_image(name: str) -> str:
+    done = subprocess.run(
+        [str(_ROOT / "scripts" / "guest-image"), name],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def micro_image(client_home: Path) -> str:
+    return _guest_image("micro")
+
+
+@pytest.fixture(scope="session")
+def debian_image(client_home: Path) -> str:
+    return _guest_image("debian-12")
+
+
+def pool_volumes(host: vmctl.Host) -> set[str]:
+    """Return what lies in the pool, the host's own view of the folder."""
+    pool = host._connection.raw.storagePoolLookupByName("default")
+    pool.refresh(0)
+    return set(pool.listVolumes())
+
+
+def snapshot_of_host(host: vmctl.Host) -> tuple[set[str], set[str], set[str]]:
+    """Return all that a launch may change on a host: machines, volumes, networks."""
+    raw = host._connection.raw
+    return (
+        {domain.name() for domain in raw.listAllDomains()},
+        pool_volumes(host),
+        {f"{net.name()} {net.isActive()}" for net in raw.listAllNetworks()},
+    )
+
+
+@pytest.fixture
+def nothing_left(host: vmctl.Host) -> Iterator[None]:
+    """Check that a test leaves the host as it found it, but for images that are shared."""
+    machines, volumes, networks = snapshot_of_host(host)
+    yield
+    machines_after, volumes_after, networks_after = snapshot_of_host(host)
+    left = {name for name in volumes_after - volumes if not name.startswith("sha256-")}
+    for name in machines_after - machines:
+        host.get(name).delete()
+    assert machines_after == machines
+    assert left == set()
+    assert networks_after == networks
+
+
+@pytest.fixture
+def make_spec(micro_image: str) -> Callable[..., vmctl.VMSpec]:
+    """Return a maker of specs for the micro guest, each with a name of its own."""
+
+    def make(**fields: object) -> vmctl.VMSpec:
+        given = {
+            "name": f"m{uuid.uuid4().hex[:8]}",
+            "image": micro_image,
+            "memory": "192MiB",
+            "nics": [{"user": True}],
+        } | fields
+        return vmctl.VMSpec.model_validate(given)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def shared_vm(host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
+    """One running micro guest for the tests of a module that leave it as it is."""
+    spec = vmctl.VMSpec.model_validate(
+        {
+            "name": f"s{uuid.uuid4().hex[:8]}",
+            "image": micro_image,
+            "memory": "192MiB",
+            "nics": [{"user": True}],
+            "labels": {"role": "test"},
+            "cloud_init": {
+                "hostname": "shared-guest",
+                "users": [{"name": "admin", "sudo": "ALL=(ALL) NOPASSWD:ALL"}],
+                "write_files": [{"path": "/etc/motto", "content": "semper eadem\n"}],
+                "runcmd": ["echo done > /var/lib/ran"],
+            },
+        }
+    )
+    vm = host.launch(spec)
+    try:
+        yield vm
+    finally:
+        vm.delete()

@@ -1,0 +1,74 @@
+"""A client that kills itself at its Nth call that changes something on the host.
+
+Run as ``python -m tests.integration.killing_client URI N < spec.yaml``; it prints the call it died
+at. With N = 0 it lives, and prints how many such calls there were.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import libvirt
+
+import vmctl
+
+# The functions of libvirt's C binding that change something.
+_CHANGING = (
+    "virDomainDefineXMLFlags",
+    "virDomainSetMetadata",
+    "virDomainCreateWithFlags",
+    "virDomainUpdateDeviceFlags",
+    "virDomainDestroy",
+    "virDomainUndefineFlags",
+    "virStorageVolCreateXML",
+    "virStorageVolUpload",
+    "virStorageVolDelete",
+    "virStreamSend",
+    "virStreamFinish",
+)
+
+
+class Killer:
+    """Stands before libvirt's C binding, counts, and kills: before the call, or after it."""
+
+    def __init__(self, real: Any, at: int) -> None:
+        self._real = real
+        self._at = at
+        self.count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._real, name)
+        if name not in _CHANGING:
+            return function
+
+        def counted(*arguments: Any) -> Any:
+            self._step(f"before {name}")
+            result = function(*arguments)
+            self._step(f"after {name}")
+            return result
+
+        return counted
+
+    def _step(self, where: str) -> None:
+        self.count += 1
+        if self.count == self._at:
+            print(where, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    """Launch what stands on stdin."""
+    uri, at = sys.argv[1], int(sys.argv[2])
+    killer = Killer(libvirt.libvirtmod, at)
+    spec = vmctl.VMSpec.from_yaml(sys.stdin.read())
+    with vmctl.connect(uri) as host:
+        libvirt.libvirtmod = killer
+        host.launch(spec)
+        print(killer.count, flush=True)
+
+
+if __name__ == "__main__":
+    main()

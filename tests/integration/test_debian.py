@@ -1,0 +1,96 @@
+"""The full Debian guest, with the real cloud-init, by BIOS and by UEFI: seen from inside."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import vmctl
+
+from .conftest import pool_volumes
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.full_guest,
+    pytest.mark.usefixtures("nothing_left"),
+]
+
+# cloud-init lets only root read the public half as well.
+_HOST_KEY = "sudo -n cat /etc/ssh/ssh_host_ed25519_key.pub"
+
+
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+def test_provisioned_as_told(host: vmctl.Host, debian_image: str, firmware: str) -> None:
+    address = {"bios": "192.168.122.210", "uefi": "192.168.122.211"}[firmware]
+    spec = vmctl.VMSpec.model_validate(
+        {
+            "name": f"full-{firmware}",
+            "image": debian_image,
+            "memory": "768MiB",
+            "firmware": firmware,
+            "disks": [{"size": "4GiB"}],
+            "nics": [
+                {
+                    "network": "default",
+                    "address": f"{address}/24",
+                    "gateway": "192.168.122.1",
+                    "nameservers": ["192.168.122.1"],
+                }
+            ],
+            "cloud_init": {
+                "hostname": f"inside-{firmware}",
+                "timezone": "Europe/Zurich",
+                "users": [
+                    {
+                        "name": "deployer",
+                        "groups": ["adm"],
+                        "sudo": "ALL=(ALL) NOPASSWD:ALL",
+                        "shell": "/bin/bash",
+                    }
+                ],
+                "packages": ["hello"],
+                "write_files": [
+                    {"path": "/etc/motto", "content": 'sëmper "eadem"\n', "permissions": "0640"}
+                ],
+                "runcmd": [["sh", "-c", "echo $(id -un) > /var/lib/ran"]],
+            },
+        }
+    )
+    vm = host.launch(spec)
+
+    assert vm.info().firmware == firmware
+    assert (vm.run("test -d /sys/firmware/efi").exit_status == 0) is (firmware == "uefi")
+    assert vm.run("hostname", check=True).stdout.strip() == f"inside-{firmware}"
+    assert vm.run("id -un", check=True).stdout.strip() == "deployer"
+    assert "adm" in vm.run("id -nG", check=True).stdout.split()
+    assert vm.run("sudo -n cat /etc/motto", check=True).stdout == 'sëmper "eadem"\n'
+    assert vm.run("stat -c %a /etc/motto", check=True).stdout.strip() == "640"
+    assert vm.run("cat /var/lib/ran", check=True).stdout.strip() == "root"
+    state = vm.run("dpkg-query -W -f '${db:Status-Status}' hello", check=True).stdout
+    assert state == "installed"
+    assert vm.run("hello", check=True).stdout == "Hello, world!\n"
+    assert vm.run("cat /etc/timezone", check=True).stdout.strip() == "Europe/Zurich"
+    assert f"{address}/24" in vm.run("ip -4 addr", check=True).stdout
+    assert "default via 192.168.122.1" in vm.run("ip route", check=True).stdout
+    # The disk was grown to what the spec says, and the root file system with it.
+    assert int(vm.run("findmnt -bno SIZE /", check=True).stdout) > 3.5 * (1 << 30)
+    result = json.loads(vm.run("cat /run/cloud-init/result.json", check=True).stdout)
+    assert result["v1"]["errors"] == []
+    # What vmctl sent is valid by cloud-init's own schema, and gone from where it came.
+    assert "Error" not in vm.run("sudo -n cloud-init schema --system").stderr
+    assert not [name for name in pool_volumes(host) if "seed" in name]
+    inside = vm.run(_HOST_KEY, check=True).stdout.split()[:2]
+    assert inside == vm.info().host_key.split()[:2]
+    assert vm.run("ls /etc/ssh/ssh_host_*_key", check=True).stdout.count("\n") == 1
+    assert vm.run("systemctl is-system-running --wait", timeout=120).stdout.strip() == "running"
+
+    # A later boot has no seed, and is the same guest all the same.
+    vm.restart(timeout=120)
+    vm.wait()
+    assert vm.run("hostname", check=True).stdout.strip() == f"inside-{firmware}"
+    assert f"{address}/24" in vm.run("ip -4 addr", check=True).stdout
+    assert vm.run(_HOST_KEY, check=True).stdout.split()[:2] == inside
+
+    vm.stop(timeout=120)
+    vm.delete()

@@ -1,0 +1,144 @@
+"""The documentation, run for real: every page's commands and programs, in their order.
+
+A page is run in a folder of its own, with the files that it shows, on a private host of its own.
+Its image is the micro guest, or the full Debian guest where the page needs what only that has.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from doc_blocks import ROOT, Block, blocks
+
+from vmctl.guest.identity import make_key
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(os.geteuid() != 0, reason="the pages use networks, which need root"),
+]
+
+HOST = "vmctl host start demo\nexport VMCTL_URI=private:demo\n"
+WEB = "vmctl launch web.yaml\n"
+# What has to be there before a page's first command.
+PAGES = {
+    "README.md": "",
+    "docs/tutorial.md": "",
+    "docs/how-to/launch-from-yaml.md": HOST,
+    "docs/how-to/snapshots.md": HOST + WEB,
+    "docs/how-to/private-host.md": "",
+    "docs/how-to/static-address.md": HOST,
+    "docs/how-to/failed-launch.md": HOST,
+    "docs/explanation/private-hosts.md": "",
+    "docs/reference/python.md": HOST,
+}
+FULL_GUEST = {"docs/tutorial.md", "docs/how-to/launch-from-yaml.md"}
+# These install things, or run the tests that this is one of.
+NOT_HERE = (
+    "scripts/test",
+    "scripts/quickstart",
+    "python3 -m venv",
+    ".venv/bin/pip",
+    "export PATH=",
+)
+
+
+@pytest.fixture
+def folder(client_home: Path, tmp_path: Path) -> Iterator[Path]:
+    """Return a folder to run in; whatever host a page leaves is removed afterwards."""
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    for block in blocks(ROOT / "README.md", "yaml"):
+        (tmp_path / block.file).write_text(block.text)
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    (home / ".ssh" / "id_ed25519.pub").write_text(f"{make_key().public}\n")
+    yield tmp_path
+    subprocess.run(
+        [sys.executable, "-m", "vmctl.cli.main", "host", "stop", "--force", "demo"],
+        check=False,
+        capture_output=True,
+    )
+
+
+def script_of(block: Block) -> str:
+    if block.language == "python":
+        return f"python - <<'PROGRAM'\n{block.text}PROGRAM\n"
+    lines = []
+    for command in block.commands():
+        if command.startswith(NOT_HERE):
+            continue
+        if command.endswith("# fails"):
+            lines.append(f"if {command.removesuffix('# fails')}; then exit 99; fi")
+        else:
+            lines.append(command)
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.full_guest] if page in FULL_GUEST else [])
+        for page in PAGES
+    ],
+)
+def test_page(page: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    image = request.getfixturevalue("debian_image" if page in FULL_GUEST else "micro_image")
+    shutil.copyfile(image, folder / "debian-12.qcow2")
+    for block in blocks(ROOT / page, "yaml"):
+        if block.file:
+            (folder / block.file).write_text(block.text)
+    script = PAGES[page] + "".join(map(script_of, blocks(ROOT / page, "console", "python")))
+    environment = {
+        **os.environ,
+        "HOME": str(folder / "home"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    environment.pop("VMCTL_URI", None)
+    done = subprocess.run(
+        ["/bin/bash", "-euxo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_page_with_commands_is_run() -> None:
+    found = set()
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for block in blocks(path, "console", "python"):
+            if re.sub(r"\s", "", script_of(block)):
+                found.add(block.page)
+    assert found == set(PAGES)
+
+
+@pytest.mark.usefixtures("client_home")
+def test_quickstart_and_what_it_leaves() -> None:
+    done = subprocess.run(
+        [str(ROOT / "scripts" / "quickstart"), "--image", "micro"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "The quickstart worked" in done.stdout
+    hosts = subprocess.run(
+        [*shlex.split(f"{sys.executable} -m vmctl.cli.main host list --format json")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "quickstart" not in hosts.stdout

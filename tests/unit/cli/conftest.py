@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from vmctl.cli.root import root
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("VMCTL_") or name == "NO_COLOR":
+            monkeypatch.delenv(name)
+    for name in ("CONFIG", "DATA", "STATE", "CACHE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
+    # Sockets have short paths, and pytest's folders long ones. Nothing is ever made there.
+    monkeypatch.setenv("VMCTL_STATE_HOME", "/nonexistent")
+
+
+Vmctl = Callable[..., Result]
+
+
+@pytest.fixture
+def vmctl() -> Vmctl:
+    """Run the command line in this process."""
+
+    def run(*args: str, stdin: str | bytes | None = None) -> Result:
+        return CliRunner().invoke(root, list(args), input=stdin)
+
+    return run
+
+
+Process = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def process() -> Process:
+    """Run the command line as a process of its own."""
+
+    def run(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "vmctl.cli.main", *args]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    return run

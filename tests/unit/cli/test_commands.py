@@ -1,0 +1,255 @@
+"""The commands, against libvirt's own test driver and no host at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import Result
+
+from vmctl.cli import machines
+from vmctl.cli.context import App
+from vmctl.spec import VMSpec
+
+Vmctl = Callable[..., Result]
+_TEST = ("-c", "test:///default")
+_GOOD = "name: web\nimage: micro.qcow2\nmemory: 256MiB\nnics: [{user: true}]\n"
+_SECRET = (
+    "name: web\nimage: micro.qcow2\nfirmware: {type: uefi, secure_boot: true}\ncdroms: [{}]\n"
+    "cloud_init: {runcmd: ['echo s3cret']}\n"
+)
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> str:
+    path = tmp_path / "good.yaml"
+    path.write_text(_GOOD, encoding="utf-8")
+    return str(path)
+
+
+def test_alone_it_explains_itself(vmctl: Vmctl) -> None:
+    for words in ((), ("--help",), ("-h",)):
+        done = vmctl(*words)
+        assert done.exit_code == 0
+        assert "Machines:" in done.stdout
+    assert "snapshot" in vmctl("snapshot").stdout
+
+
+def test_list_as_a_table(vmctl: Vmctl) -> None:
+    done = vmctl(*_TEST, "list")
+    assert done.exit_code == 0
+    heading, line = done.stdout.splitlines()
+    assert heading.split() == ["NAME", "STATE", "PHASE", "ADDRESSES"]
+    assert line.split() == ["test", "running", "-", "192.168.122.3"]
+    assert done.stderr == ""
+
+
+def test_the_options_stand_before_the_command_and_after_it(vmctl: Vmctl) -> None:
+    before = vmctl(*_TEST, "-f", "json", "list")
+    after = vmctl("list", *_TEST, "--format", "json")
+    assert before.exit_code == after.exit_code == 0
+    assert before.stdout == after.stdout
+    assert list(json.loads(after.stdout)[0]) == [
+        "name", "uuid", "state", "phase", "addresses", "labels",
+    ]  # fmt: skip
+
+
+def test_json_and_yaml_say_the_same(vmctl: Vmctl) -> None:
+    as_json = json.loads(vmctl(*_TEST, "-f", "json", "info", "test").stdout)
+    as_yaml = yaml.safe_load(vmctl(*_TEST, "-f", "yaml", "info", "test").stdout)
+    assert as_json == as_yaml
+    assert as_json["memory"] == 2 << 30
+    assert as_json["disks"][0]["target"] == "vda"
+
+
+def test_info_as_a_table(vmctl: Vmctl) -> None:
+    lines = vmctl(*_TEST, "info", "test").stdout.splitlines()
+    assert lines[0].split() == ["name", "test"]
+    assert "memory         2 GiB" in lines
+
+
+def test_a_name_that_is_close_is_suggested(vmctl: Vmctl) -> None:
+    done = vmctl(*_TEST, "info", "tset")
+    assert done.exit_code == 3
+    assert done.stderr.splitlines() == [
+        "error: there is no machine 'tset' at test:///default",
+        "hint: did you mean test?",
+    ]
+    assert "vmctl list" in vmctl(*_TEST, "info", "quite-another").stderr
+
+
+def test_power_verbs(vmctl: Vmctl) -> None:
+    for verb, state in (("pause", "paused"), ("resume", "running")):
+        done = vmctl(*_TEST, verb, "test")
+        assert done.exit_code == 0
+        assert done.stdout == ""
+        assert done.stderr == f"test: {state}\n"
+        data = json.loads(vmctl(*_TEST, verb, "test", "-f", "json").stdout)
+        assert [entry["state"] for entry in data] == [state]
+
+
+def test_nothing_is_done_when_a_name_is_wrong(vmctl: Vmctl) -> None:
+    done = vmctl(*_TEST, "stop", "--force", "--timeout", "0", "test", "absent")
+    assert done.exit_code == 3
+    assert done.stderr.count("error:") == 1
+
+
+def test_a_machine_of_somebody_elses_is_not_deleted(vmctl: Vmctl) -> None:
+    done = vmctl(*_TEST, "delete", "test")
+    assert done.exit_code == 4
+    assert "not made by vmctl" in done.stderr
+
+
+def test_quiet_says_nothing(vmctl: Vmctl) -> None:
+    done = vmctl(*_TEST, "-q", "pause", "test")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_gc_finds_nothing(vmctl: Vmctl) -> None:
+    done = vmctl(*_TEST, "gc", "--dry-run")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "nothing is left over\n")
+    assert json.loads(vmctl(*_TEST, "gc", "-f", "json").stdout) == []
+
+
+def test_doctor_ends_with_1_when_something_fails(vmctl: Vmctl) -> None:
+    # The test driver has no pool of that name.
+    done = vmctl(*_TEST, "doctor")
+    assert done.exit_code == 1
+    assert "fail  pool" in done.stdout
+    assert vmctl(*_TEST, "doctor", "--pool", "default-pool").exit_code == 0
+
+
+def test_doctor_as_json(vmctl: Vmctl) -> None:
+    done = vmctl("-c", "qemu+unix:///system?socket=/nowhere", "doctor", "-f", "json")
+    assert done.exit_code == 1
+    found = {check["name"]: check for check in json.loads(done.stdout)}
+    assert found["daemon"]["status"] == "fail"
+    assert found["daemon"]["hint"]
+
+
+def test_host_list_of_nobody(vmctl: Vmctl) -> None:
+    assert json.loads(vmctl("host", "list", "-f", "json").stdout) == []
+    assert vmctl("host", "stop", "absent").exit_code == 3
+    assert vmctl("host", "start", "No Such Name").exit_code == 2
+
+
+# -- specs ----------------------------------------------------------------------------------------
+
+
+def test_validate_says_ok_on_stderr(vmctl: Vmctl, good: str) -> None:
+    done = vmctl("validate", good)
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"{good}: ok\n")
+    assert vmctl("validate", "-", stdin=_GOOD).stderr == "stdin: ok\n"
+
+
+def test_validate_reports_every_problem_of_every_file(
+    vmctl: Vmctl, good: str, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("name: a/b\nmemori: 1GiB\nvcpus: many\n", encoding="utf-8")
+    done = vmctl("validate", str(bad), good, "/no/such/file")
+    assert done.exit_code == 7
+    assert done.stdout == ""
+    assert done.stderr.count("error:") == 2
+    assert all(f"\n  {path}: " in done.stderr for path in ("name", "memori", "vcpus"))
+    found = json.loads(vmctl("validate", str(bad), good, "-f", "json").stdout)
+    assert [entry["valid"] for entry in found] == [False, True]
+    assert {problem["path"] for problem in found[0]["problems"]} == {"name", "memori", "vcpus"}
+
+
+@pytest.mark.parametrize("text", [b"", b"- a\n", b"a: [", b"\xff\xfe", b"name: x\nname: y\n"])
+def test_what_is_no_spec_is_exit_code_7(vmctl: Vmctl, text: bytes) -> None:
+    for verb in ("validate", "render", "launch", "create"):
+        done = vmctl(*_TEST, verb, "-", stdin=text)
+        assert done.exit_code == 7
+        assert done.stderr.startswith("error: ")
+        assert "hint: " in done.stderr
+
+
+def test_render_needs_no_host(vmctl: Vmctl, good: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMCTL_URI", "qemu+unix:///system?socket=/nowhere")
+    once, again = vmctl("render", good), vmctl("render", good)
+    assert once.exit_code == 0
+    assert once.stdout == again.stdout
+    assert once.stdout.startswith("<domain type='qemu'>")
+    assert json.loads(vmctl("render", good, "-f", "json").stdout) == {"xml": once.stdout}
+
+
+def test_render_with_a_uri_asks_that_host(vmctl: Vmctl, good: str) -> None:
+    done = vmctl("render", good, "-c", "qemu+unix:///system?socket=/nowhere")
+    assert done.exit_code == 5
+
+
+def test_secrets_are_rendered_only_when_asked_for(vmctl: Vmctl) -> None:
+    assert "s3cret" not in vmctl("render", "-", stdin=_SECRET).stdout
+    assert "s3cret" not in vmctl("render", "-", "-f", "json", stdin=_SECRET).stdout
+    done = vmctl("render", "-", "--seed", stdin=_SECRET)
+    assert "s3cret" in done.stdout
+    assert "==> user-data <==" in done.stdout
+    data = json.loads(vmctl("render", "-", "--seed", "-f", "json", stdin=_SECRET).stdout)
+    assert set(data["seed"]) >= {"user-data", "meta-data", "network-config"}
+
+
+def test_schema_is_a_json_schema(vmctl: Vmctl) -> None:
+    schema = json.loads(vmctl("schema").stdout)
+    assert "2020-12" in schema["$schema"]
+    assert yaml.safe_load(vmctl("schema", "-f", "yaml").stdout) == schema
+
+
+def test_flags_replace_what_the_spec_says(good: str) -> None:
+    spec = machines._load(App(), good, "other", "/x.qcow2", "tcg")
+    assert (spec.name, spec.image, spec.accel) == ("other", "/x.qcow2", "tcg")
+
+
+def test_a_wish_for_all_machines_stands_behind_the_spec(
+    good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def accel(file: str, flag: str | None = None) -> str:
+        spec: VMSpec = machines._load(App(), file, None, None, flag)
+        return spec.accel
+
+    own = tmp_path / "own.yaml"
+    own.write_text(_GOOD + "accel: kvm\n", encoding="utf-8")
+    monkeypatch.setenv("VMCTL_ACCEL", "tcg")
+    assert accel(good) == "tcg"
+    assert accel(str(own)) == "kvm"
+    assert accel(str(own), "auto") == "auto"
+
+
+def test_a_replaced_name_is_checked_too(vmctl: Vmctl, good: str) -> None:
+    done = vmctl(*_TEST, "launch", good, "--name", "../x")
+    assert done.exit_code == 7
+    assert "name" in done.stderr
+
+
+# -- the guest ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("exec", "test", "--", "ls", "-l"),
+        ("exec", "test", "ls", "-l"),
+        ("exec", "test", "--timeout", "3", "--", "ls", "-c", "x"),
+        ("exec", "--timeout=3", "test", "--", "ls", "--uri"),
+        ("ssh", "test", "--", "ls | wc -l"),
+        ("ssh", "test", "-f", "json", "--", "ls"),
+        ("ssh", "test"),
+        ("logs", "test"),
+        ("wait", "test"),
+    ],
+)
+def test_a_guest_of_somebody_elses_is_not_entered(vmctl: Vmctl, words: tuple[str, ...]) -> None:
+    done = vmctl(*_TEST, *words)
+    assert done.exit_code == 4
+    assert "not made by vmctl" in done.stderr
+
+
+def test_exec_without_a_command_is_a_usage_error(vmctl: Vmctl) -> None:
+    for words in (("exec", "test"), ("exec", "test", "--")):
+        done = vmctl(*_TEST, *words)
+        assert done.exit_code == 2
+        assert "see `vmctl exec --help`" in done.stderr

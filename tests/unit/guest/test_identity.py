@@ -1,0 +1,59 @@
+"""Keys."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from vmctl.errors import VmctlError
+from vmctl.guest.identity import make_key, own_key
+
+
+def test_a_key_never_shows_its_private_half() -> None:
+    key = make_key()
+    assert "PRIVATE" in key.private
+    assert "PRIVATE" not in repr(key)
+    assert key.public.startswith("ssh-ed25519 ")
+
+
+def test_openssh_takes_the_key(tmp_path: Path) -> None:
+    key = make_key()
+    file = tmp_path / "key"
+    file.touch(mode=0o600)
+    file.write_text(key.private)
+    done = subprocess.run(
+        ["ssh-keygen", "-y", "-f", str(file)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[:2] == key.public.split()[:2]
+
+
+def test_the_clients_key_is_made_once_and_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "deep" / "id"
+    monkeypatch.setenv("VMCTL_SSH_KEY", str(path))
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(own_key())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({key.private for key in results}) == 1
+    assert len({key.public for key in results}) == 1
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [".id.lock", "id", "id.pub"]
+
+
+def test_a_key_that_cannot_be_read_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "id"
+    path.write_text("x")
+    monkeypatch.setenv("VMCTL_SSH_KEY", str(path))
+    with pytest.raises(VmctlError, match="can't use the SSH key") as caught:
+        own_key()
+    assert caught.value.hint

@@ -1,0 +1,230 @@
+"""The hypervisor layer on libvirt's own test driver: a real driver without a hypervisor."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import libvirt
+import pytest
+
+from vmctl.errors import (
+    ConflictError,
+    HostUnavailableError,
+    HypervisorError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceError,
+    UnsupportedError,
+    VmctlError,
+    WaitTimeoutError,
+    WrongStateError,
+)
+from vmctl.hypervisor import domains, snapshots
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.domains import State
+from vmctl.hypervisor.errors import translate
+from vmctl.hypervisor.facts import read_facts
+from vmctl.hypervisor.metadata import Phase, Record
+from vmctl.hypervisor.networks import ensure_active, list_networks
+from vmctl.hypervisor.storage import open_pool
+from vmctl.render.snapshot import render_snapshot
+from vmctl.render.volume import render_volume
+
+UUID = "11111111-2222-3333-4444-555555555555"
+_DEFAULT_URI = "test:///default"
+RECORD = Record(phase=Phase.READY, created="2026-01-01T00:00:00+00:00", spec={"name": "m"})
+
+
+@pytest.fixture
+def connection() -> Iterator[Connection]:
+    # All connections of a process share one test driver.
+    made = Connection(_DEFAULT_URI)
+    yield made
+    made.close()
+    with libvirt.open(_DEFAULT_URI) as raw:
+        for domain in raw.listAllDomains():
+            if domain.name() == "m":
+                if domain.isActive():
+                    domain.destroy()
+                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
+
+
+def define(connection: Connection, name: str = "m", uuid: str = UUID) -> domains.Domain:
+    xml = (
+        f"<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory>65536</memory>"
+        f"<os><type>hvm</type></os><metadata>{RECORD.to_xml()}</metadata></domain>"
+    )
+    return domains.define(connection, xml, name=name, uuid=uuid)
+
+
+def test_define_reserves_the_name(connection: Connection) -> None:
+    domain = define(connection)
+    assert domain.state() is State.SHUT_OFF
+    with pytest.raises(ConflictError, match="there is a machine 'm' already"):
+        define(connection, uuid=UUID.replace("1", "9"))
+    assert domains.find(connection, "m").uuid == UUID
+    assert domains.find(connection, UUID).name == "m"
+
+
+def test_power_states(connection: Connection) -> None:
+    domain = define(connection)
+    domain.start()
+    assert domain.state() is State.RUNNING
+    domain.suspend()
+    assert domain.state() is State.PAUSED
+    domain.resume()
+    domain.destroy()
+    domain.destroy()
+    assert domain.state() is State.SHUT_OFF
+    assert not domain.is_active()
+
+
+def test_a_domain_that_is_gone(connection: Connection) -> None:
+    domain = define(connection)
+    domain.raw().undefine()
+    assert not domain.exists()
+    with pytest.raises(NotFoundError, match="there is no machine 'm'"):
+        domain.state()
+    with pytest.raises(NotFoundError, match="there is no machine 'm'"):
+        domains.find(connection, "m")
+
+
+def test_record_is_read_written_and_listed(connection: Connection) -> None:
+    domain = define(connection)
+    assert domain.record() == RECORD
+    changed = domain.update_record(phase=Phase.DELETING)
+    assert domain.record() == changed == replace(RECORD, phase=Phase.DELETING)
+    domain.start()
+    domain.update_record(phase=Phase.READY)
+    listed = {entry[0].name: entry for entry in domains.list_domains(connection)}
+    assert listed["m"][1:] == (State.RUNNING, RECORD)
+    # The driver comes with a domain of its own, which is not vmctl's.
+    assert listed["test"][2] is None
+    with pytest.raises(ConflictError, match="was not made by vmctl"):
+        listed["test"][0].update_record(phase=Phase.READY)
+
+
+def test_an_event_wakes_who_waits(connection: Connection) -> None:
+    domain = define(connection)
+    heard = threading.Event()
+
+    def wait() -> None:
+        with connection.events.listening(domain.uuid) as signal:
+            heard.set()
+            found = signal.wait_for(
+                lambda: domain.is_active() or None,
+                deadline=time.monotonic() + 30,
+                recheck=30,
+            )
+        assert found
+
+    waiter = threading.Thread(target=wait)
+    began = time.monotonic()
+    waiter.start()
+    assert heard.wait(10)
+    domain.start()
+    waiter.join(20)
+    assert not waiter.is_alive()
+    # Far sooner than the recheck: it was the event.
+    assert time.monotonic() - began < 20
+
+
+def test_pool_and_volumes(connection: Connection) -> None:
+    pool = open_pool(connection, "default-pool")
+    volume = pool.create("v", render_volume("v", capacity=1 << 20, format="raw"))
+    assert volume.path == pool.path_of("v")
+    found = pool.volume_info("v")
+    assert found is not None
+    assert found.capacity == 1 << 20
+    assert pool.delete("v")
+    assert not pool.delete("v")
+    assert pool.find("v") is None
+    with pytest.raises(NotFoundError, match="there is no storage pool 'nope'"):
+        open_pool(connection, "nope")
+
+
+def test_networks(connection: Connection) -> None:
+    assert [entry.name for entry in list_networks(connection)] == ["default"]
+    assert not ensure_active(connection, "default")
+    connection.raw.networkLookupByName("default").destroy()
+    assert ensure_active(connection, "default")
+    with pytest.raises(NotFoundError, match="there is no network 'nope'"):
+        ensure_active(connection, "nope")
+
+
+def test_snapshots(connection: Connection) -> None:
+    domain = define(connection)
+    taken = snapshots.create(domain, render_snapshot("a", description="<&>"), name="a")
+    assert (taken.name, taken.state, taken.description) == ("a", "shut off", "<&>")
+    with pytest.raises(ConflictError):
+        snapshots.create(domain, render_snapshot("a"), name="a")
+    snapshots.create(domain, render_snapshot("b"), name="b")
+    assert [entry.name for entry in snapshots.list_snapshots(domain)] == ["a", "b"]
+    snapshots.revert(domain, "a")
+    snapshots.delete(domain, "b")
+    with pytest.raises(NotFoundError, match="has no snapshot 'b'"):
+        snapshots.revert(domain, "b")
+
+
+def test_facts_of_a_driver_that_knows_little(connection: Connection) -> None:
+    facts = read_facts(connection)
+    assert not facts.kvm
+    assert facts.libvirt_version >= (8, 0, 0)
+    assert facts.memory == 3 << 30
+    assert facts.firmware == ()
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(HostUnavailableError) as caught:
+        Connection("qemu+unix:///system?socket=/nowhere/sock")
+    assert caught.value.hint
+
+
+def test_a_closed_connection_says_so(connection: Connection) -> None:
+    connection.close()
+    connection.close()
+    with pytest.raises(HostUnavailableError, match="is closed"):
+        domains.list_domains(connection)
+
+
+class Fault(libvirt.libvirtError):  # type: ignore[misc]
+    """An error of libvirt's with chosen codes: some can't be produced by the test driver."""
+
+    def __init__(self, code: int, *, domain: int = 0, int1: int = 0) -> None:
+        super().__init__("fault")
+        self.err = (code, domain, "text", 2, None, None, None, int1, 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault(libvirt.VIR_ERR_NO_DOMAIN), NotFoundError),
+        (Fault(libvirt.VIR_ERR_NO_STORAGE_VOL), NotFoundError),
+        (Fault(libvirt.VIR_ERR_STORAGE_VOL_EXIST), ConflictError),
+        (Fault(libvirt.VIR_ERR_RESOURCE_BUSY), ConflictError),
+        (Fault(libvirt.VIR_ERR_OPERATION_INVALID), WrongStateError),
+        (Fault(libvirt.VIR_ERR_AUTH_FAILED), PermissionDeniedError),
+        (Fault(libvirt.VIR_ERR_NO_CONNECT), HostUnavailableError),
+        (
+            Fault(libvirt.VIR_ERR_INTERNAL_ERROR, domain=libvirt.VIR_FROM_RPC),
+            HostUnavailableError,
+        ),
+        (
+            Fault(libvirt.VIR_ERR_SYSTEM_ERROR, domain=libvirt.VIR_FROM_RPC, int1=13),
+            PermissionDeniedError,
+        ),
+        (Fault(libvirt.VIR_ERR_SYSTEM_ERROR, int1=28), ResourceError),
+        (Fault(libvirt.VIR_ERR_SYSTEM_ERROR, int1=5), HypervisorError),
+        (Fault(libvirt.VIR_ERR_CONFIG_UNSUPPORTED), UnsupportedError),
+        (Fault(libvirt.VIR_ERR_OPERATION_TIMEOUT), WaitTimeoutError),
+        (Fault(libvirt.VIR_ERR_INTERNAL_ERROR), HypervisorError),
+    ],
+)
+def test_codes_are_mapped_to_the_tree(fault: libvirt.libvirtError, kind: type[VmctlError]) -> None:
+    error = translate(fault, "do it")
+    assert type(error) is kind
+    assert error.brief == "could not do it"
+    assert "text" in error.details

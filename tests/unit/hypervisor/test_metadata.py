@@ -1,0 +1,68 @@
+"""The record in a domain's metadata: what is written is what is read."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import etree
+
+from vmctl.hypervisor.claims import Claim
+from vmctl.hypervisor.metadata import NAMESPACE, OwnedVolume, Phase, Record, Role
+
+# What XML 1.0 can hold; the spec refuses anything else before it gets here.
+_texts = st.text(
+    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\ufffe\uffff"), max_size=30
+)
+_numbers = st.integers(min_value=0, max_value=2**40)
+_images = st.lists(st.tuples(_texts, _texts), max_size=2).map(tuple)
+_records = st.builds(
+    Record,
+    phase=st.sampled_from(Phase),
+    created=_texts,
+    spec=st.dictionaries(
+        st.text(max_size=5), st.recursive(st.text(max_size=9) | st.integers(), st.lists), max_size=3
+    ),
+    volumes=st.lists(
+        st.builds(OwnedVolume, pool=_texts, name=_texts, role=st.sampled_from(Role)), max_size=3
+    ).map(tuple),
+    bases=_images,
+    brought=_images,
+    instance_id=_texts,
+    host_key=_texts,
+    ssh_user=_texts,
+    claim=st.none()
+    | st.builds(
+        Claim,
+        client=_texts,
+        boot_id=_texts,
+        pid_namespace=_texts,
+        pid=_numbers,
+        started=_numbers,
+        token=_texts,
+        expires=_numbers,
+    ),
+)
+
+
+@given(_records)
+def test_round_trip(record: Record) -> None:
+    assert Record.from_xml(record.to_xml()) == record
+    assert Record.from_xml(record.to_xml(prefixed=False)) == record
+
+
+@given(_records)
+def test_the_element_is_vmctls_own(record: Record) -> None:
+    root = etree.fromstring(record.to_xml())
+    assert root.tag == f"{{{NAMESPACE}}}machine"
+
+
+def test_every_part_may_be_in_the_namespace() -> None:
+    """As libvirt writes it back into the domain's XML."""
+    text = (
+        f'<v:machine xmlns:v="{NAMESPACE}" phase="ready" created="x">'
+        '<v:volume pool="p" name="n" role="seed"/><v:spec>{"a":1}</v:spec></v:machine>'
+    )
+    record = Record.from_xml(text)
+    assert record.volume(Role.SEED) == OwnedVolume(pool="p", name="n", role=Role.SEED)
+    assert record.volume(Role.DISK) is None
+    assert record.spec == {"a": 1}

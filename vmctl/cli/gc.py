@@ -1,0 +1,32 @@
+"""Garbage collection: what killed clients left."""
+
+from __future__ import annotations
+
+import click
+
+from vmctl.cli.context import App, pass_app
+from vmctl.cli.lazy import command
+from vmctl.cli.output import print_table
+
+__all__ = ["gc"]
+
+
+@command("gc")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@pass_app
+def gc(app: App, dry_run: bool) -> None:
+    """Remove what killed clients left half-made, and nothing else."""
+    with app.connect() as host:
+        found = host.gc(dry_run=dry_run)
+
+    def table() -> None:
+        if found:
+            print_table(
+                ("NAME", "PHASE", "CLIENT", "VOLUMES"),
+                [(e.name, e.phase, e.client, str(len(e.volumes))) for e in found],
+            )
+        what = f"{len(found)} machine{'' if len(found) == 1 else 's'}"
+        done = "would be removed" if dry_run else "removed"
+        app.note(f"{what} {done}" if found else "nothing is left over")
+
+    app.show(found, table)

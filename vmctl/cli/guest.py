@@ -1,0 +1,175 @@
+"""Inside the guest: wait, ssh, exec, logs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from vmctl.cli.context import App, machine_names, pass_app
+from vmctl.cli.errors import transport
+from vmctl.cli.lazy import Command, command
+from vmctl.cli.machines import deadlines
+from vmctl.errors import GuestUnreachableError
+
+if TYPE_CHECKING:
+    import paramiko
+
+    from vmctl.vm import VM
+
+__all__ = ["execute", "logs", "ssh", "wait"]
+
+_name = click.argument("name", metavar="NAME", shell_complete=machine_names)
+# All that follows the name, or --, belongs to the guest, options included.
+_AS_IT_IS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+class _GuestCommand(Command):
+    """A command whose arguments end with a command line of somebody else's.
+
+    Its own options stand before the name, or between the name and ``--``.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the name behind the options, so that click looks no further than to it."""
+        if "--" in args:
+            cut = args.index("--")
+            head = self._with_name_last(args[:cut])
+            if head is not None:
+                args = [*head, *args[cut:]]
+        return super().parse_args(ctx, args)
+
+    def _with_name_last(self, words: list[str]) -> list[str] | None:
+        """Return the words in that order; None when they are not options and one name."""
+        flags = {
+            name: isinstance(parameter, click.Option) and parameter.is_flag
+            for parameter in self.params
+            for name in parameter.opts
+        }
+        options: list[str] = []
+        names: list[str] = []
+        rest = iter(words)
+        for word in rest:
+            option = word.partition("=")[0]
+            if not word.startswith("-"):
+                names.append(word)
+            elif option not in flags:
+                return None
+            elif flags[option] or "=" in word:
+                options.append(word)
+            else:
+                options += [word, *(value for value in (next(rest, None),) if value is not None)]
+        return [*options, *names] if len(names) == 1 else None
+
+
+@command("wait")
+@_name
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="The longest that any phase of the waiting may take.",
+)
+@pass_app
+def wait(app: App, name: str, timeout: float | None) -> None:
+    """Wait until the guest of NAME is ready: address, SSH, and cloud-init's verdict."""
+    with app.machine(name) as machine:
+        with app.progress() as progress:
+            machine.wait(deadlines=deadlines(timeout), progress=progress)
+        found = {"name": machine.name, "uuid": machine.uuid, "state": machine.state}
+    app.show(found, lambda: app.note(f"{machine.name}: ready"))
+
+
+def _command_of(words: tuple[str, ...]) -> list[str]:
+    return list(words[1:] if words[:1] == ("--",) else words)
+
+
+def _log_in(app: App, machine: VM) -> paramiko.Channel:
+    from vmctl.progress import Reporter  # noqa: PLC0415 - not before it is needed
+
+    with app.progress(passing=True) as progress, Reporter(machine.name, progress).phase("ssh"):
+        return machine.open_channel()
+
+
+@command("ssh", cls=_GuestCommand, context_settings=_AS_IT_IS)
+@_name
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+@click.option("--tty", "-t", is_flag=True, help="Give the command a terminal, as `ssh -t` does.")
+@pass_app
+def ssh(app: App, name: str, words: tuple[str, ...], tty: bool) -> None:
+    """Open a shell in the guest of NAME, or run a COMMAND line in its shell.
+
+    The host key is the one that vmctl gave the guest. In a shell, Enter ~ . ends a connection
+    that hangs. The exit code is the guest's own, 255 when it can't be reached.
+    """
+    command_line = " ".join(_command_of(words)) or None
+    from vmctl.guest import shell  # noqa: PLC0415 - not before it is needed
+
+    with app.machine(name) as machine, transport():
+        channel = _log_in(app, machine)
+        on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        if on_terminal and (tty or command_line is None):
+            status = shell.interact(channel, command=command_line)
+        else:
+            status = shell.pass_through(channel, command=command_line, stdin=sys.stdin.buffer)
+    raise click.exceptions.Exit(status)
+
+
+@command("exec", cls=_GuestCommand, context_settings=_AS_IT_IS)
+@_name
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long the command may take.",
+)
+@pass_app
+def execute(app: App, name: str, words: tuple[str, ...], timeout: float | None) -> None:
+    """Run a COMMAND in the guest of NAME, word for word.
+
+    The words reach the command as they are; for a pipe write: sh -c 'one | two'. Its output comes
+    as it is written. stdin is passed on unless it is a terminal. Where SSH can't be had, the
+    guest's agent runs it. The exit code is the guest's own, 255 when it can't be reached.
+    """
+    command_words = _command_of(words)
+    if not command_words:
+        raise click.UsageError("there is no COMMAND to run", click.get_current_context())
+    stdin = None if sys.stdin.isatty() else sys.stdin.buffer
+    from vmctl.guest import shell  # noqa: PLC0415 - not before it is needed
+
+    with app.machine(name) as machine, transport():
+        try:
+            channel = _log_in(app, machine)
+        except GuestUnreachableError as error:
+            if app.verbose:
+                app.note(f"{error.brief}; trying its agent")
+            given = b"" if stdin is None else stdin.read()
+            done = machine.run(command_words, stdin=given, timeout=timeout, via="agent")
+            click.echo(done.stdout, nl=False)
+            click.echo(done.stderr, nl=False, err=True)
+            status = done.exit_status
+        else:
+            line = shlex.join(command_words)
+            status = shell.pass_through(channel, command=line, stdin=stdin, timeout=timeout)
+    raise click.exceptions.Exit(status)
+
+
+@command("logs")
+@_name
+@click.option(
+    "--lines", "-n", type=click.IntRange(min=0), metavar="N", help="Only the last N lines."
+)
+@pass_app
+def logs(app: App, name: str, lines: int | None) -> None:
+    """Print what the guest of NAME wrote to its serial console."""
+    with app.machine(name) as machine:
+        text = machine.console_log()
+    if lines is not None:
+        text = "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
+    app.show(
+        {"name": machine.name, "log": text},
+        lambda: click.echo(text, nl=bool(text) and not text.endswith("\n")),
+    )

@@ -1,0 +1,206 @@
+"""Machines: launch, create, list, info, delete."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vmctl.cli.context import App, each, machine_names, pass_app
+from vmctl.cli.lazy import command
+from vmctl.cli.output import human_size, print_fields, print_table
+from vmctl.cli.settings import ACCELERATORS
+from vmctl.cli.specs import read_spec
+
+if TYPE_CHECKING:
+    from vmctl.info import MachineInfo, MachineSummary
+    from vmctl.spec import VMSpec
+    from vmctl.vm import VM
+
+__all__ = ["create", "delete", "info", "launch", "list_machines"]
+
+_file = click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
+_name = click.option("--name", metavar="NAME", help="The machine's name, instead of the spec's.")
+_image = click.option("--image", metavar="IMAGE", help="The image, instead of the spec's.")
+_accel = click.option(
+    "--accel", type=click.Choice(ACCELERATORS), help="The accelerator, instead of the spec's."
+)
+
+
+def _load(app: App, file: str, name: str | None, image: str | None, accel: str | None) -> VMSpec:
+    given = {"name": name, "image": image, "accel": accel}
+    return read_spec(
+        file,
+        changes={key: value for key, value in given.items() if value is not None},
+        # A wish for all machines doesn't overrule what a spec says of its own.
+        defaults={} if app.settings.accel is None else {"accel": app.settings.accel},
+    )
+
+
+def _show_made(app: App, machine: VM) -> None:
+    made = machine.info()
+    app.show(made, lambda: _print_list([made]))
+
+
+@command("launch")
+@_file
+@_name
+@_image
+@_accel
+@click.option("--no-wait", is_flag=True, help="Don't wait for the guest; return when it runs.")
+@click.option("--keep", is_flag=True, help="Keep a machine whose guest does not become ready.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="The longest that any phase of the waiting may take.",
+)
+@pass_app
+def launch(
+    app: App,
+    *,
+    file: str,
+    name: str | None,
+    image: str | None,
+    accel: str | None,
+    no_wait: bool,
+    keep: bool,
+    timeout: float | None,
+) -> None:
+    """Make a machine from the spec FILE, start it, and wait until its guest is ready.
+
+    FILE is YAML; - reads it from stdin. If anything fails, or on Ctrl-C, all of it is undone.
+    """
+    spec = _load(app, file, name, image, accel)
+    with app.connect() as host:
+        with app.progress() as progress:
+            machine = host.launch(
+                spec, wait=not no_wait, keep=keep, deadlines=deadlines(timeout), progress=progress
+            )
+        _show_made(app, machine)
+
+
+@command("create")
+@_file
+@_name
+@_image
+@_accel
+@pass_app
+def create(app: App, file: str, name: str | None, image: str | None, accel: str | None) -> None:
+    """Make a machine from the spec FILE without starting it.
+
+    FILE is YAML; - reads it from stdin.
+    """
+    spec = _load(app, file, name, image, accel)
+    with app.connect() as host:
+        with app.progress() as progress:
+            machine = host.create(spec, progress=progress)
+        _show_made(app, machine)
+
+
+def deadlines(seconds: float | None) -> Any:
+    """Return the deadlines with no phase longer than ``seconds``; None leaves them as they are."""
+    if seconds is None:
+        return None
+    from vmctl.guest.readiness import Deadlines  # noqa: PLC0415 - not before it is needed
+
+    return Deadlines().shortened(seconds)
+
+
+@command("list")
+@pass_app
+def list_machines(app: App) -> None:
+    """List the machines of the host, whoever made them.
+
+    The phase of a machine that vmctl did not make is shown as -.
+    """
+    with app.connect() as host:
+        machines = host.list()
+    app.show(machines, lambda: _print_list(machines))
+    if not machines and app.wants_table and sys.stderr.isatty():
+        app.note(f"there are no machines at {host.uri}")
+
+
+def _print_list(machines: Sequence[MachineSummary]) -> None:
+    print_table(
+        ("NAME", "STATE", "PHASE", "ADDRESSES"),
+        [(m.name, m.state, m.phase, ", ".join(m.addresses)) for m in machines],
+    )
+
+
+@command("info")
+@click.argument("name", metavar="NAME", shell_complete=machine_names)
+@pass_app
+def info(app: App, name: str) -> None:
+    """Show all that is known of the machine NAME (a name or a UUID)."""
+    with app.machine(name) as machine:
+        found = machine.info()
+    app.show(found, lambda: _print_info(found))
+
+
+def _print_info(found: MachineInfo) -> None:
+    print_fields(
+        [
+            ("name", found.name),
+            ("uuid", found.uuid),
+            ("state", found.state),
+            ("phase", found.phase),
+            ("addresses", found.addresses),
+            ("vcpus", str(found.vcpus)),
+            ("memory", human_size(found.memory)),
+            ("machine", found.machine),
+            ("firmware", found.firmware),
+            ("accelerator", {"qemu": "qemu (emulation)"}.get(found.accelerator, found.accelerator)),
+            ("autostart", "yes" if found.autostart else "no"),
+            ("created", found.created),
+            ("ssh user", found.ssh_user),
+            ("host key", found.host_key),
+            ("labels", [f"{key}={value}" for key, value in found.labels.items()]),
+            (
+                "disks",
+                [
+                    f"{disk.target} ({disk.bus} {disk.device}) {disk.source or 'empty'}"
+                    for disk in found.disks
+                ],
+            ),
+            (
+                "nics",
+                [
+                    " ".join(filter(None, (nic.mac, f"({nic.type} {nic.model})", nic.source)))
+                    for nic in found.nics
+                ],
+            ),
+            ("snapshots", found.snapshots),
+            ("address says", [f"{who}: {what}" for who, what in found.sources.items()]),
+        ]
+    )
+
+
+@command("delete")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=machine_names)
+@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+@pass_app
+def delete(app: App, names: tuple[str, ...], yes: bool) -> None:
+    """Remove machines with all that is theirs: guest, disks, NVRAM, snapshots, seed.
+
+    Running ones are ended at once. On a terminal it asks first.
+    """
+    asks = not yes and sys.stdin.isatty()
+
+    def act(machine: VM) -> dict[str, Any]:
+        found = {"name": machine.name, "uuid": machine.uuid, "deleted": True}
+        if asks and not click.confirm(
+            f"Delete '{machine.name}' ({machine.state}) and its disks?", err=True
+        ):
+            return found | {"deleted": False}
+        machine.delete()
+        return found
+
+    each(
+        app,
+        names,
+        act,
+        done=lambda found: f"{found['name']}: {'deleted' if found['deleted'] else 'kept'}",
+    )

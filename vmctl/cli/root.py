@@ -1,0 +1,107 @@
+"""The command ``vmctl``: what there is below it, and how it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from vmctl import __version__
+from vmctl.cli.context import App
+from vmctl.cli.errors import catch_signals, guarded
+from vmctl.cli.lazy import LazyGroup
+
+__all__ = ["root", "run"]
+
+_PACKAGE = "vmctl.cli"
+_SECTIONS = {
+    "Machines": {
+        "launch": f"{_PACKAGE}.machines:launch",
+        "create": f"{_PACKAGE}.machines:create",
+        "list": f"{_PACKAGE}.machines:list_machines",
+        "info": f"{_PACKAGE}.machines:info",
+        "delete": f"{_PACKAGE}.machines:delete",
+        "snapshot": f"{_PACKAGE}.snapshot:snapshot",
+    },
+    "Power": {
+        "start": f"{_PACKAGE}.power:start",
+        "stop": f"{_PACKAGE}.power:stop",
+        "restart": f"{_PACKAGE}.power:restart",
+        "pause": f"{_PACKAGE}.power:pause",
+        "resume": f"{_PACKAGE}.power:resume",
+    },
+    "Inside the guest": {
+        "wait": f"{_PACKAGE}.guest:wait",
+        "ssh": f"{_PACKAGE}.guest:ssh",
+        "exec": f"{_PACKAGE}.guest:execute",
+        "logs": f"{_PACKAGE}.guest:logs",
+    },
+    "Specs": {
+        "validate": f"{_PACKAGE}.spec:validate",
+        "render": f"{_PACKAGE}.spec:render",
+        "schema": f"{_PACKAGE}.spec:schema",
+    },
+    "Hosts": {
+        "doctor": f"{_PACKAGE}.doctor:doctor",
+        "gc": f"{_PACKAGE}.gc:gc",
+        "host": f"{_PACKAGE}.host:host",
+    },
+}
+
+
+class _Root(LazyGroup):
+    """The whole command line. It ends with vmctl's own exit codes and prints its own errors."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        """Run it, and exit."""
+        if "_VMCTL_COMPLETE" in os.environ:
+            super().main(args, "vmctl", complete_var, standalone_mode, **extra)
+        app = App()
+        words = sys.argv[1:] if args is None else list(args)
+
+        def call() -> Any:
+            with self.make_context(prog_name or "vmctl", words, obj=app, **extra) as context:
+                return self.invoke(context)
+
+        sys.exit(guarded(call, debug=lambda: app.debug))
+
+
+root = _Root(
+    "vmctl",
+    sections=_SECTIONS,
+    help="Manage virtual machines on KVM/QEMU through libvirt.",
+    epilog="The options stand before the command or after it. VMCTL_URI, VMCTL_FORMAT, VMCTL_POOL "
+    "and VMCTL_ACCEL, then ~/.config/vmctl/config.toml, say what no flag says.",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+root.params.append(
+    click.Option(
+        ["--version"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=lambda context, _parameter, value: _version(context) if value else None,
+        help="Print the version and exit.",
+    )
+)
+
+
+def _version(context: click.Context) -> None:
+    click.echo(f"vmctl {__version__}")
+    context.exit()
+
+
+def run() -> NoReturn:
+    """Run the command line of this process."""
+    catch_signals()
+    root.main(prog_name="vmctl")

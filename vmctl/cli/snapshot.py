@@ -1,0 +1,118 @@
+"""Snapshots: create, list, revert, delete."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+import click
+
+from vmctl.cli.context import App, machine_names, pass_app
+from vmctl.cli.lazy import LazyGroup, command
+from vmctl.cli.output import print_table
+from vmctl.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vmctl.snapshots import Snapshot
+    from vmctl.vm import VM
+
+__all__ = ["create", "delete", "list_snapshots", "revert", "snapshot"]
+
+snapshot = LazyGroup(
+    "snapshot",
+    sections={
+        "Commands": {
+            "create": f"{__name__}:create",
+            "list": f"{__name__}:list_snapshots",
+            "revert": f"{__name__}:revert",
+            "delete": f"{__name__}:delete",
+        }
+    },
+    help="Take, list, go back to and delete snapshots of a machine.",
+)
+
+_name = click.argument("name", metavar="NAME", shell_complete=machine_names)
+_which = click.argument("which", metavar="SNAPSHOT")
+
+
+def _print(found: Sequence[Snapshot]) -> None:
+    print_table(
+        ("NAME", "CREATED", "STATE", "PARENT", "CURRENT", "DESCRIPTION"),
+        [
+            (
+                entry.name,
+                entry.created.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+                entry.state,
+                entry.parent,
+                "yes" if entry.current else "",
+                entry.description,
+            )
+            for entry in found
+        ],
+    )
+
+
+@command("create")
+@_name
+@_which
+@click.option("--description", default="", metavar="TEXT", help="What to remember of it.")
+@pass_app
+def create(app: App, name: str, which: str, description: str) -> None:
+    """Take the snapshot SNAPSHOT of NAME; a running machine's memory is in it."""
+    with app.machine(name) as machine:
+        made = machine.snapshots.create(which, description=description)
+    app.show(made, lambda: app.note(f"{machine.name}: took the snapshot {made.name}"))
+
+
+@command("list")
+@_name
+@pass_app
+def list_snapshots(app: App, name: str) -> None:
+    """List the snapshots of NAME, the oldest first."""
+    with app.machine(name) as machine:
+        found = machine.snapshots.list()
+    app.show(found, lambda: _print(found))
+
+
+def _known(machine: VM, which: str) -> str:
+    """Return the snapshot's name, when there is one.
+
+    Raises:
+        NotFoundError: There is none; names that are close are suggested.
+    """
+    names = [entry.name for entry in machine.snapshots.list()]
+    if which in names:
+        return which
+    near = difflib.get_close_matches(which, names, n=3)
+    raise NotFoundError(
+        f"'{machine.name}' has no snapshot '{which[:80]}'",
+        hint=f"did you mean {' or '.join(near)}?"
+        if near
+        else f"`vmctl snapshot list {machine.name}` shows what there is",
+    )
+
+
+@command("revert")
+@_name
+@_which
+@pass_app
+def revert(app: App, name: str, which: str) -> None:
+    """Take NAME back to SNAPSHOT; what was not snapshotted is lost."""
+    with app.machine(name) as machine:
+        machine.snapshots.revert(_known(machine, which))
+        found = {"name": machine.name, "snapshot": which, "state": machine.state}
+    app.show(found, lambda: app.note(f"{machine.name}: is back at {which}, {found['state']}"))
+
+
+@command("delete")
+@_name
+@_which
+@pass_app
+def delete(app: App, name: str, which: str) -> None:
+    """Delete SNAPSHOT of NAME; later ones stay whole."""
+    with app.machine(name) as machine:
+        machine.snapshots.delete(_known(machine, which))
+    found = {"name": machine.name, "snapshot": which, "deleted": True}
+    app.show(found, lambda: app.note(f"{machine.name}: deleted the snapshot {which}"))

@@ -1,0 +1,52 @@
+"""Reading a spec from a file or from stdin, with what flags say in the place of its fields."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vmctl.spec import VMSpec
+
+__all__ = ["read_spec", "source_of"]
+
+
+def source_of(file: str) -> str:
+    """Return what errors call a file."""
+    return "stdin" if file == "-" else file
+
+
+def read_spec(
+    file: str,
+    *,
+    changes: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
+) -> VMSpec:
+    """Read a spec.
+
+    Args:
+        file: Its path; ``-`` for stdin.
+        changes: What replaces its fields.
+        defaults: What stands for fields that are not written.
+
+    Raises:
+        SpecError: It can't be read, or is not valid.
+    """
+    from vmctl.errors import SpecError  # noqa: PLC0415 - as below
+    from vmctl.spec import VMSpec  # noqa: PLC0415 - it takes a while to import
+    from vmctl.spec.loading import parse_mapping, read_file, validate  # noqa: PLC0415
+
+    if file == "-":
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SpecError(
+                f"stdin is not text in UTF-8 (byte {error.start})", hint="a spec is YAML"
+            ) from None
+    else:
+        text = read_file(Path(file))
+    source = source_of(file)
+    data = parse_mapping(text, source=source)
+    return validate(VMSpec, {**(defaults or {}), **data, **(changes or {})}, source=source)

@@ -1,0 +1,1 @@
+"""Inside the guest: how to reach it, who it is, whether it is ready, what it says."""

@@ -1,0 +1,147 @@
+"""Where a guest can be reached: asked of every source, by MAC, and reported source by source."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lxml import etree
+
+from vmctl.errors import NotFoundError, VmctlError
+from vmctl.hypervisor import forwards
+from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain
+
+__all__ = ["Endpoint", "Sighting", "look", "static_addresses"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """An address and port, as the hypervisor sees them, that lead to the guest's SSH.
+
+    Attributes:
+        address: An IP address: the guest's own, or the hypervisor's loopback for a forward.
+        port: The port there.
+        mac: The NIC it belongs to.
+        source: Who said so: ``spec``, ``lease``, ``agent``, ``arp`` or ``forward``.
+    """
+
+    address: str
+    port: int
+    mac: str
+    source: str
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port} ({self.source})"
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What one look found, and what each source said."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    said: dict[str, str] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Return a line per source."""
+        return "\n".join(f"{source}: {text}" for source, text in self.said.items())
+
+
+def static_addresses(spec: dict[str, Any]) -> dict[str, list[str]]:
+    """Return MAC to the fixed addresses in a recorded spec, without their prefix lengths."""
+    found: dict[str, list[str]] = {}
+    for nic in spec.get("nics") or ():
+        given = nic.get("address") or []
+        addresses = [given] if isinstance(given, str) else list(given)
+        found[(nic.get("mac") or "").lower()] = [entry.partition("/")[0] for entry in addresses]
+    return found
+
+
+def look(domain: Domain, spec: dict[str, Any], *, port: int = 22) -> Sighting:
+    """Ask every source where the guest's port can be reached.
+
+    Args:
+        domain: A running machine.
+        spec: Its recorded spec.
+        port: The guest's port.
+
+    Returns:
+        Endpoints without repetition, the most trustworthy source first. Link-local and loopback
+        addresses of the guest are left out.
+    """
+    kinds = _nics(domain)
+    macs = {mac for mac, kind in kinds.items() if kind != "user"}
+    endpoints: list[Endpoint] = []
+    said: dict[str, str] = {}
+    for mac in (mac for mac, kind in kinds.items() if kind == "user"):
+        try:
+            address, host_port = forwards.ssh_forward(domain, mac, guest_port=port)
+        except NotFoundError as error:
+            said["forward"] = error.brief
+            continue
+        said["forward"] = f"{address}:{host_port}"
+        endpoints.append(Endpoint(address=address, port=host_port, mac=mac, source="forward"))
+    if macs:
+        fixed = {mac: found for mac, found in static_addresses(spec).items() if mac in macs}
+        said["spec"] = _told([entry for found in fixed.values() for entry in found])
+        endpoints += _endpoints("spec", fixed, port)
+        for source, number in ADDRESS_SOURCES.items():
+            found = _ask(domain, source, number, macs, said.__setitem__)
+            endpoints += _endpoints(source, found, port)
+    if not kinds:
+        said["machine"] = "it has no network interface"
+    return Sighting(tuple(_without_repetition(endpoints)), said)
+
+
+def _nics(domain: Domain) -> dict[str, str]:
+    """Return MAC to kind of interface, in the order of the machine's NICs."""
+    root = etree.fromstring(domain.xml())
+    found = {}
+    for nic in root.findall("devices/interface"):
+        mac = nic.find("mac")
+        if mac is not None:
+            found[(mac.get("address") or "").lower()] = nic.get("type") or ""
+    return found
+
+
+def _ask(
+    domain: Domain, source: str, number: int, macs: set[str], say: Callable[[str, str], None]
+) -> dict[str, list[str]]:
+    try:
+        answer = domain.addresses(number)
+    except VmctlError as error:
+        say(source, (error.details or error.brief).splitlines()[0])
+        return {}
+    found = {
+        mac: [address for address, _prefix in entries if _is_usable(address)]
+        for mac, entries in answer.items()
+        if mac in macs
+    }
+    say(source, _told([address for entries in found.values() for address in entries]))
+    return found
+
+
+def _told(addresses: list[str]) -> str:
+    return ", ".join(addresses) or "no address"
+
+
+def _is_usable(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return not (parsed.is_loopback or parsed.is_link_local or parsed.is_multicast)
+
+
+def _endpoints(source: str, found: dict[str, list[str]], port: int) -> list[Endpoint]:
+    return [
+        Endpoint(address=address, port=port, mac=mac, source=source)
+        for mac, addresses in found.items()
+        for address in addresses
+    ]
+
+
+def _without_repetition(endpoints: list[Endpoint]) -> list[Endpoint]:
+    first: dict[tuple[str, int], Endpoint] = {}
+    for endpoint in endpoints:
+        first.setdefault((endpoint.address, endpoint.port), endpoint)
+    return list(first.values())

@@ -1,0 +1,112 @@
+"""cloud-init's own verdict, as ``cloud-init status --format=json`` gives it.
+
+https://docs.cloud-init.io/en/latest/explanation/failure_states.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from vmctl.errors import GuestUnreachableError, ProvisioningError
+from vmctl.guest.command import CompletedCommand
+from vmctl.guest.ssh import SSHSession
+
+__all__ = ["Verdict", "judge", "read_verdict"]
+
+_WAIT = "cloud-init status --wait --format=json"
+_LOG = "/var/log/cloud-init-output.log"
+# "('scripts_user', RuntimeError('Runparts: 1 failures (runcmd) in 1 attempted commands'))"
+_MODULE = re.compile(r"^\('([\w.-]+)',")
+_NOT_FOUND_STATUS = 127
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What cloud-init says of itself.
+
+    Attributes:
+        status: ``done``, ``error``, ``disabled``, ``degraded done`` ...
+        errors: What failed.
+        warnings: What it recovered from (cloud-init 23.4 and later).
+    """
+
+    status: str
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether something that was asked for was not done."""
+        return bool(self.errors) or self.status not in {"done", "degraded done"}
+
+    @property
+    def module(self) -> str | None:
+        """The module that failed, where an error names one."""
+        for error in self.errors:
+            if match := _MODULE.match(error):
+                return match[1]
+        return None
+
+
+def read_verdict(done: CompletedCommand) -> Verdict:
+    """Read the answer of ``cloud-init status``.
+
+    Raises:
+        GuestUnreachableError: It is no answer: cloud-init was interrupted, or is not there.
+        ProvisioningError: The guest has no cloud-init.
+    """
+    if done.exit_status == _NOT_FOUND_STATUS:
+        raise ProvisioningError(
+            "the guest has no cloud-init, so nothing of `cloud_init` was done",
+            hint="use an image with cloud-init, or write `cloud_init: null`",
+        )
+    # `--wait` of some versions prints dots first.
+    start = done.stdout.find("{")
+    try:
+        answer = json.loads(done.stdout[start:]) if start >= 0 else None
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise GuestUnreachableError(
+            "cloud-init gave no answer", details=(done.stderr or done.stdout).strip()
+        )
+    recoverable = answer.get("recoverable_errors") or {}
+    return Verdict(
+        status=str(answer.get("extended_status") or answer.get("status") or "unknown"),
+        errors=tuple(str(error) for error in answer.get("errors") or ()),
+        warnings=tuple(
+            f"{level}: {text}" for level, texts in recoverable.items() for text in texts
+        ),
+    )
+
+
+def judge(session: SSHSession, *, machine: str, timeout: float, seeded: bool = True) -> Verdict:
+    """Wait for cloud-init to end, and return its verdict when it is good.
+
+    Args:
+        session: A connection to the guest.
+        machine: The machine's name, for messages.
+        timeout: Seconds to wait.
+        seeded: Whether the guest has a seed in its drive. At later boots it has none, and
+            cloud-init may find nothing to do, and be disabled.
+
+    Raises:
+        ProvisioningError: Something that was asked for was not done.
+        GuestUnreachableError: The connection broke (the guest may be rebooting).
+        WaitTimeoutError: It did not end in time.
+    """
+    verdict = read_verdict(session.run(_WAIT, timeout=timeout))
+    if not verdict.failed or (verdict.status == "disabled" and not seeded):
+        return verdict
+    log = session.run(f"sudo -n tail -n 30 {_LOG} || tail -n 30 {_LOG}", timeout=60)
+    said = "\n".join(verdict.errors) or f"its status is {verdict.status!r}"
+    named = f" in its module '{verdict.module}'" if verdict.module else ""
+    raise ProvisioningError(
+        f"cloud-init failed in '{machine}'{named}",
+        module=verdict.module,
+        details=f"{said}\nthe end of {_LOG}:\n{log.stdout.strip() or log.stderr.strip()}",
+        hint="mend `cloud_init` in the spec and launch again; `--keep` leaves the machine as it is "
+        "to look into",
+    )

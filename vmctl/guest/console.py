@@ -1,0 +1,53 @@
+"""What the guest wrote to its serial console, as libvirt kept it."""
+
+from __future__ import annotations
+
+import re
+
+from vmctl.errors import NotFoundError, VmctlError
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.metadata import Record, Role
+from vmctl.hypervisor.storage import open_pool
+
+__all__ = ["clean", "console_log", "console_tail"]
+
+# ECMA-48 control sequences (CSI, OSC, two-byte escapes), and the control characters a log has no
+# use for: what a guest writes must not be able to drive the terminal of who reads it.
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
+    r"|\x1b[0-~]"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
+
+
+def console_log(connection: Connection, record: Record) -> str:
+    """Return all that the guest wrote, without control sequences.
+
+    Raises:
+        NotFoundError: The machine keeps no console log.
+    """
+    volume = record.volume(Role.CONSOLE_LOG)
+    if volume is None:
+        raise NotFoundError("the machine keeps no console log")
+    return clean(open_pool(connection, volume.pool).download(volume.name))
+
+
+def clean(written: bytes) -> str:
+    """Return what was written as text that no terminal obeys; tabs and line feeds stay."""
+    return _CONTROL.sub("", written.decode("utf-8", "replace").replace("\r\n", "\n"))
+
+
+def console_tail(connection: Connection, record: Record, *, lines: int = 20) -> str:
+    """Return the last lines that the guest wrote, headed by what they are, for an error's details.
+
+    It is called while an error is being put together, so it never raises one of its own: what went
+    wrong stands in what it returns.
+    """
+    try:
+        log = console_log(connection, record).rstrip()
+    except VmctlError as error:
+        return f"(no console log: {error.brief})"
+    if not log.strip():
+        return "the guest wrote nothing to its console"
+    return "the end of its console:\n" + "\n".join(log.splitlines()[-lines:])

@@ -1,0 +1,241 @@
+"""SSH with the host key that vmctl made: one connection, kept, opened again when it is lost."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from typing import Any
+
+import paramiko
+
+from vmctl.errors import (
+    GuestUnreachableError,
+    HostKeyMismatchError,
+    UsageError,
+    WaitTimeoutError,
+)
+from vmctl.guest.command import CompletedCommand, shell_line
+from vmctl.guest.identity import KeyPair
+
+__all__ = ["SSHSession", "connect"]
+
+# Under emulation a handshake alone takes seconds.
+_HANDSHAKE_SECONDS = 60.0
+# What went wrong arrives as an exception; without a handler Python would print it as well.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+_KEEPALIVE_SECONDS = 15
+
+
+def connect(
+    sock: Any,
+    *,
+    machine: str,
+    user: str,
+    host_key: str,
+    key: KeyPair,
+    banner_timeout: float = _HANDSHAKE_SECONDS,
+) -> SSHSession:
+    """Log in over a connected socket; the socket is closed when that fails.
+
+    Args:
+        sock: As `Reach.open` returns it.
+        machine: The machine's name, for messages.
+        user: The user in the guest.
+        host_key: The guest's public host key, ``ssh-ed25519 AAAA...``: no other is accepted.
+        key: The client's key.
+        banner_timeout: Seconds until the other side must have said that it speaks SSH.
+
+    Raises:
+        HostKeyMismatchError: Somebody else answers.
+        GuestUnreachableError: Nobody speaks SSH there, or the key is refused.
+    """
+    kind, encoded, *_comment = host_key.split()
+    client = paramiko.SSHClient()
+    client.get_host_keys().add(machine, kind, paramiko.Ed25519Key(data=base64.b64decode(encoded)))
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    try:
+        client.connect(
+            machine,
+            username=user,
+            pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(key.private)),
+            sock=sock,
+            banner_timeout=banner_timeout,
+            auth_timeout=_HANDSHAKE_SECONDS,
+            timeout=_HANDSHAKE_SECONDS,
+            allow_agent=False,
+            look_for_keys=False,
+        )
+    except BaseException as error:
+        client.close()
+        with suppress(OSError):
+            sock.close()
+        if not isinstance(error, paramiko.SSHException | OSError | EOFError):
+            raise
+        raise _refusal(error, machine, user) from error
+    transport = client.get_transport()
+    if transport is None:
+        raise GuestUnreachableError(f"the SSH connection to '{machine}' was closed at once")
+    transport.set_keepalive(_KEEPALIVE_SECONDS)
+    return SSHSession(client, machine)
+
+
+def _refusal(error: BaseException, machine: str, user: str) -> Exception:
+    if isinstance(error, paramiko.BadHostKeyException):
+        return HostKeyMismatchError(
+            f"whoever answers as '{machine}' has not the host key of '{machine}'",
+            details=f"expected {error.expected_key.get_base64()}\n"
+            f"got      {error.key.get_base64()}",
+            hint="another machine may have taken its address, or its host key was replaced "
+            "from inside; nothing was sent to it",
+        )
+    if isinstance(error, paramiko.AuthenticationException):
+        return GuestUnreachableError(
+            f"'{machine}' refuses the SSH key for the user '{user}'",
+            details=str(error),
+            hint="the machine was made with another client's key, or the user changed its own",
+        )
+    return GuestUnreachableError(f"no SSH with '{machine}'", details=str(error))
+
+
+class SSHSession:
+    """A logged-in connection. Thread-safe: commands run side by side, each in its own channel."""
+
+    def __init__(self, client: paramiko.SSHClient, machine: str) -> None:
+        self._client = client
+        self._machine = machine
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be used, as far as this side knows."""
+        transport = self._client.get_transport()
+        return transport is not None and transport.is_active()
+
+    def open_channel(self) -> paramiko.Channel:
+        """Return a new session channel.
+
+        Raises:
+            GuestUnreachableError: The connection is lost.
+        """
+        transport = self._client.get_transport()
+        if transport is None or not transport.is_active():
+            raise GuestUnreachableError(f"the SSH connection to '{self._machine}' is lost")
+        try:
+            return transport.open_session(timeout=_HANDSHAKE_SECONDS)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise GuestUnreachableError(
+                f"the SSH connection to '{self._machine}' is lost", details=str(error)
+            ) from error
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+        on_stdout: Callable[[bytes], None] | None = None,
+        on_stderr: Callable[[bytes], None] | None = None,
+    ) -> CompletedCommand:
+        """Run a command to its end.
+
+        Args:
+            command: Words, or a line for the shell.
+            stdin: What it reads.
+            timeout: Seconds; None waits for ever.
+            on_stdout: Called with each piece of its output as it comes.
+            on_stderr: The same for its errors.
+
+        Raises:
+            GuestUnreachableError: The connection broke before the status was there.
+            WaitTimeoutError: The command did not end in time; its channel is closed.
+        """
+        line = shell_line(command)
+        if not line:
+            raise UsageError("there is no command to run")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        channel = self.open_channel()
+        try:
+            channel.exec_command(line)
+            out, err = _converse(channel, stdin, deadline, on_stdout, on_stderr)
+            status = _status(channel, deadline)
+        except TimeoutError as error:
+            raise WaitTimeoutError(
+                f"the command {line!r} in '{self._machine}' did not end within {timeout:g} s",
+                phase="command",
+                hint="give it more time, or look at what it waits for",
+            ) from error
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise GuestUnreachableError(
+                f"the SSH connection to '{self._machine}' broke", details=str(error)
+            ) from error
+        finally:
+            channel.close()
+        if status < 0:
+            # Paramiko's answer when the channel closed without a status.
+            raise GuestUnreachableError(f"the SSH connection to '{self._machine}' broke")
+        return CompletedCommand(
+            command=line,
+            exit_status=status,
+            stdout=out.decode("utf-8", "replace"),
+            stderr=err.decode("utf-8", "replace"),
+            via="ssh",
+        )
+
+    def close(self) -> None:
+        """Close it."""
+        self._client.close()
+
+
+def _converse(
+    channel: paramiko.Channel,
+    stdin: bytes,
+    deadline: float | None,
+    on_stdout: Callable[[bytes], None] | None,
+    on_stderr: Callable[[bytes], None] | None,
+) -> tuple[bytes, bytes]:
+    """Write stdin and read both outputs side by side, so that no side waits for the other."""
+    with ThreadPoolExecutor(3, thread_name_prefix="vmctl-ssh") as threads:
+        try:
+            out = threads.submit(_read, channel.recv, on_stdout)
+            err = threads.submit(_read, channel.recv_stderr, on_stderr)
+            into = threads.submit(_write, channel, stdin)
+            jobs: list[Future[Any]] = [into, out, err]
+            _done, unfinished = wait(jobs, None if deadline is None else _left(deadline))
+            if unfinished:
+                raise TimeoutError
+            return out.result(), err.result()
+        except BaseException:
+            # Ends the threads, for which leaving the block waits.
+            channel.close()
+            raise
+
+
+def _write(channel: paramiko.Channel, stdin: bytes) -> None:
+    # A command that ends without reading its input is no failure.
+    with suppress(OSError):
+        if stdin:
+            channel.sendall(stdin)
+        channel.shutdown_write()
+
+
+def _read(receive: Callable[[int], bytes], tell: Callable[[bytes], None] | None) -> bytes:
+    read = bytearray()
+    while piece := receive(65536):
+        read += piece
+        if tell is not None:
+            tell(piece)
+    return bytes(read)
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _status(channel: paramiko.Channel, deadline: float | None) -> int:
+    if not channel.status_event.wait(None if deadline is None else _left(deadline)):
+        raise TimeoutError
+    return channel.recv_exit_status()

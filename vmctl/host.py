@@ -1,0 +1,191 @@
+"""A host: one connection to one libvirt, and what can be asked of it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from vmctl import gc, info, launch
+from vmctl.guest.identity import KeyPair, own_key
+from vmctl.guest.reach import Reach
+from vmctl.guest.readiness import Deadlines
+from vmctl.guest.sessions import Sessions
+from vmctl.hypervisor import domains
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.facts import read_facts
+from vmctl.hypervisor.uri import resolve
+from vmctl.progress import ProgressCallback
+from vmctl.render.facts import HostFacts
+from vmctl.render.templates import Templates
+from vmctl.spec import VMSpec
+from vmctl.vm import VM
+
+__all__ = ["Host", "connect"]
+
+
+def connect(
+    uri: str | None = None, *, pool: str | None = None, templates: Templates | None = None
+) -> Host:
+    """Connect to a host.
+
+    Args:
+        uri: A libvirt URI, ``private:NAME`` for a private host, or None: ``VMCTL_URI``, else the
+            system's libvirt where it may be used, else the user's session.
+        pool: The storage pool for new volumes; None: ``VMCTL_POOL``, else ``default``.
+        templates: Where the documents come from; None for the default chain.
+
+    Raises:
+        HostUnavailableError: It can't be reached.
+        PermissionDeniedError: It can, and refuses.
+        NotFoundError: There is no private host of that name.
+        UsageError: That is no URI.
+    """
+    return Host(uri, pool=pool, templates=templates)
+
+
+class Host:
+    """One hypervisor. Thread-safe. Close it, or use it in a ``with`` block."""
+
+    def __init__(
+        self,
+        uri: str | None = None,
+        *,
+        pool: str | None = None,
+        templates: Templates | None = None,
+    ) -> None:
+        self._address = resolve(uri)
+        self._connection = Connection(self._address.uri)
+        self._pool = pool or os.environ.get("VMCTL_POOL") or "default"
+        self._templates = templates
+        self._lock = threading.Lock()
+        self._facts: HostFacts | None = None
+        self._key: KeyPair | None = None
+        self.reach = Reach(self._address)
+        self.sessions = Sessions()
+
+    def __repr__(self) -> str:
+        return f"<Host {self._address.name!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, and every connection to its guests. The guests run on."""
+        self.sessions.close()
+        self.reach.close()
+        self._connection.close()
+
+    @property
+    def uri(self) -> str:
+        """What the user called it: a libvirt URI, or ``private:NAME``."""
+        return self._address.name
+
+    @property
+    def facts(self) -> HostFacts:
+        """What it can do; asked once."""
+        with self._lock:
+            if self._facts is None:
+                self._facts = read_facts(self._connection)
+            return self._facts
+
+    @property
+    def key(self) -> KeyPair:
+        """The client's own SSH key; made at first use."""
+        with self._lock:
+            if self._key is None:
+                self._key = own_key()
+            return self._key
+
+    def _surroundings(self) -> launch.Surroundings:
+        return launch.Surroundings(
+            connection=self._connection,
+            facts=self.facts,
+            pool=self._pool,
+            reach=self.reach,
+            key=self.key,
+            templates=self._templates,
+        )
+
+    def launch(
+        self,
+        spec: VMSpec,
+        *,
+        wait: bool = True,
+        keep: bool = False,
+        deadlines: Deadlines | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> VM:
+        """Make a machine, start it, and return when its guest is ready.
+
+        Ready means: it runs, it has an address, it answers over SSH with the host key that vmctl
+        made for it, and cloud-init reports that it did all it was told. A machine without
+        cloud-init is ready when it runs.
+
+        Args:
+            spec: What is wanted.
+            wait: Whether to wait for the guest.
+            keep: Whether to keep a machine whose guest did not become ready, to look into it.
+            deadlines: How long each phase may take.
+            progress: Told of every phase.
+
+        Raises:
+            ConflictError: There is a machine of that name.
+            SpecError: The spec does not fit its image, or names a file that isn't there.
+            NotFoundError: An image, a volume, a network or the pool isn't there.
+            ImageError: The image is not fit to be used.
+            UnsupportedError: The host can't do what the spec asks for.
+            ResourceError: The host is too small, or full.
+            WaitTimeoutError: The guest did not become ready in time.
+            ProvisioningError: cloud-init failed.
+            HostKeyMismatchError: Somebody else answers on the guest's address.
+            RollbackError: It failed, and not all of it could be undone.
+        """
+        made = launch.launch(
+            spec,
+            self._surroundings(),
+            deadlines=deadlines or Deadlines(),
+            progress=progress,
+            wait=wait,
+            keep=keep,
+        )
+        if made.session is not None:
+            self.sessions.keep(made.domain.uuid, made.session)
+        return VM(self, made.domain)
+
+    def create(self, spec: VMSpec, *, progress: ProgressCallback | None = None) -> VM:
+        """Make a machine without starting it. Raises what `launch` raises."""
+        return VM(self, launch.create(spec, self._surroundings(), progress=progress).domain)
+
+    def get(self, name: str) -> VM:
+        """Return the machine of that name or UUID, whoever made it.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        return VM(self, domains.find(self._connection, name))
+
+    def list(self) -> Sequence[info.MachineSummary]:
+        """Return a line for every machine on the host, sorted by name."""
+        return [info.summarize(*entry) for entry in domains.list_domains(self._connection)]
+
+    def gc(self, *, dry_run: bool = False) -> Sequence[gc.Leftover]:
+        """Remove what killed clients left, and nothing else.
+
+        Args:
+            dry_run: Only look.
+
+        Returns:
+            What was found.
+        """
+        return gc.collect(self._connection, dry_run=dry_run)

@@ -1,0 +1,101 @@
+"""Who is at work on a machine: what a dead client left is told from work in progress by it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+__all__ = ["Claim", "claimed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One process, on one boot of one kernel, until some time.
+
+    Attributes:
+        client: The client's host name, for people.
+        boot_id: The kernel's ``/proc/sys/kernel/random/boot_id``.
+        pid_namespace: The PID namespace that ``pid`` counts in.
+        pid: The process.
+        started: Its start, in clock ticks after boot (field 22 of ``/proc/PID/stat``).
+        token: Tells this piece of work from others of the same process.
+        expires: Seconds since the epoch after which the work is over, however it ended.
+    """
+
+    client: str
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    started: int
+    token: str
+    expires: int
+
+    def is_abandoned(self, now: float | None = None) -> bool:
+        """Return whether nobody is at work under this claim any more.
+
+        A client on this machine is looked up; of one elsewhere only the time can tell.
+        """
+        here = _self()
+        if (self.boot_id, self.pid_namespace) == (here.boot_id, here.pid_namespace):
+            if (self.pid, self.started) == (os.getpid(), _start_of(os.getpid())):
+                return self.token not in _under_way
+            return _start_of(self.pid) != self.started
+        return (time.time() if now is None else now) > self.expires
+
+
+# What this very process is at work on. A long-lived one may have given up on a piece of work, with
+# the host out of reach; then the claim is in the record still, and nobody is behind it.
+_under_way: set[str] = set()
+
+
+@contextmanager
+def claimed(seconds: float) -> Iterator[Claim]:
+    """Give this process's claim to be at work for at most ``seconds``, while the block runs."""
+    here = _self()
+    claim = Claim(
+        client=here.client,
+        boot_id=here.boot_id,
+        pid_namespace=here.pid_namespace,
+        pid=os.getpid(),
+        started=_start_of(os.getpid()) or 0,
+        token=secrets.token_hex(8),
+        expires=int(time.time() + seconds) + 1,
+    )
+    _under_way.add(claim.token)
+    try:
+        yield claim
+    finally:
+        _under_way.discard(claim.token)
+
+
+@dataclass(frozen=True)
+class _Here:
+    client: str
+    boot_id: str
+    pid_namespace: str
+
+
+@lru_cache(maxsize=1)
+def _self() -> _Here:
+    return _Here(
+        client=socket.gethostname(),
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
+    )
+
+
+def _start_of(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command's name, in brackets, may hold anything; the fields after it are plain.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in {"Z", "X"} else int(fields[19])

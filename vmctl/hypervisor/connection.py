@@ -1,0 +1,110 @@
+"""One connection to one libvirt: opened with keepalive, opened again when it was lost."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+import libvirt
+
+from vmctl.errors import HostUnavailableError, PermissionDeniedError, VmctlError
+from vmctl.hypervisor import eventloop
+from vmctl.hypervisor.errors import calling, translate
+from vmctl.hypervisor.events import EventHub
+
+__all__ = ["Connection"]
+
+# A peer that is silent for about half a minute is gone (virConnectSetKeepAlive).
+_KEEPALIVE_SECONDS = 5
+_KEEPALIVE_COUNT = 6
+
+
+class Connection:
+    """A connection that mends itself. Thread-safe.
+
+    Args:
+        uri: A libvirt URI, as `vmctl.hypervisor.uri.resolve` returns it.
+
+    Raises:
+        HostUnavailableError: Nobody answers there.
+        PermissionDeniedError: Somebody does, and refuses.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.events = EventHub()
+        self._lock = threading.RLock()
+        self._raw: Any = None
+        self._callbacks: list[int] = []
+        self._closed = False
+        eventloop.acquire()
+        try:
+            self._open()
+        except BaseException:
+            eventloop.release()
+            self._closed = True
+            raise
+
+    def _open(self) -> None:
+        try:
+            raw = libvirt.open(self.uri)
+        except libvirt.libvirtError as error:
+            raise _not_reached(error, self.uri) from error
+        with calling(f"set up the connection to {self.uri}"):
+            # Drivers without a wire (test:///) have no keepalive, and need none.
+            with contextlib.suppress(libvirt.libvirtError):
+                raw.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
+            self._callbacks = self.events.attach(raw)
+        self._raw = raw
+
+    @property
+    def raw(self) -> Any:
+        """The live ``virConnect``; a lost one is opened again first.
+
+        Raises:
+            HostUnavailableError: It is closed, or can't be opened again.
+        """
+        with self._lock:
+            if self._closed:
+                raise HostUnavailableError(
+                    f"the connection to {self.uri} is closed", hint="call vmctl.connect() again"
+                )
+            if self._raw is None or not self._raw.isAlive():
+                self._drop()
+                self._open()
+                self.events.notify_all()
+            return self._raw
+
+    def _drop(self) -> None:
+        raw, self._raw = self._raw, None
+        callbacks, self._callbacks = self._callbacks, []
+        if raw is None:
+            return
+        # What is being closed may be broken already; there is nobody left to tell.
+        for number in callbacks:
+            with contextlib.suppress(libvirt.libvirtError):
+                raw.domainEventDeregisterAny(number)
+        with contextlib.suppress(libvirt.libvirtError):
+            raw.close()
+
+    def close(self) -> None:
+        """Close it, with its callbacks. Closing twice does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._drop()
+        eventloop.release()
+
+
+def _not_reached(error: libvirt.libvirtError, uri: str) -> VmctlError:
+    known = translate(error, f"connect to {uri}")
+    if isinstance(known, PermissionDeniedError):
+        return known
+    return HostUnavailableError(
+        f"can't reach the hypervisor at {uri}",
+        details=known.details,
+        hint="see what is missing with `vmctl doctor`, or bring up a host of your own: "
+        "`vmctl host start NAME`, then use `private:NAME`",
+    )

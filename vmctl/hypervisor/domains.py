@@ -1,0 +1,362 @@
+"""Domains: libvirt's word for machines. A handle goes by UUID, so it survives a lost connection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import libvirt
+import libvirt_qemu
+
+from vmctl.errors import (
+    ConflictError,
+    GuestUnreachableError,
+    NotFoundError,
+    VmctlError,
+    WrongStateError,
+)
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.errors import calling, is_code
+from vmctl.hypervisor.metadata import KEY, NAMESPACE, Record
+
+__all__ = ["ADDRESS_SOURCES", "Domain", "State", "define", "find", "list_domains"]
+
+
+class State(StrEnum):
+    """A domain's state, in the words of ``virsh domstate``."""
+
+    NO_STATE = "no state"
+    RUNNING = "running"
+    IDLE = "idle"
+    PAUSED = "paused"
+    IN_SHUTDOWN = "in shutdown"
+    SHUT_OFF = "shut off"
+    CRASHED = "crashed"
+    SUSPENDED = "pmsuspended"
+
+
+# virDomainState counts from 0 in this order.
+_STATES = tuple(State)
+
+ADDRESS_SOURCES = {
+    "lease": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
+    "agent": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+    "arp": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
+}
+"""Who can be asked for a guest's addresses, the most trustworthy first."""
+
+_UNDEFINE_ALL = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A handle to one domain. It holds no libvirt object: each call looks the domain up."""
+
+    connection: Connection
+    uuid: str
+    name: str
+
+    def raw(self) -> Any:
+        """Return libvirt's own handle, for this layer only.
+
+        Raises:
+            NotFoundError: The domain is gone.
+        """
+        with calling(f"find the machine '{self.name}'"):
+            try:
+                return self.connection.raw.lookupByUUIDString(self.uuid)
+            except libvirt.libvirtError as error:
+                if is_code(error, libvirt.VIR_ERR_NO_DOMAIN):
+                    raise NotFoundError(
+                        f"there is no machine '{self.name}' (any more)",
+                        hint="`vmctl list` shows what there is",
+                    ) from error
+                raise
+
+    @contextmanager
+    def _calling(self, doing: str) -> Iterator[Any]:
+        raw = self.raw()
+        with calling(f"{doing} the machine '{self.name}'", on=self._wrong_state):
+            yield raw
+
+    def _wrong_state(self, error: libvirt.libvirtError) -> VmctlError | None:
+        if not is_code(error, libvirt.VIR_ERR_OPERATION_INVALID):
+            return None
+        state = self.state()
+        return WrongStateError(
+            f"the machine '{self.name}' is {state.value}: it can't do that now",
+            state=state.value,
+            details=error.get_error_message() or "",
+        )
+
+    def exists(self) -> bool:
+        """Return whether libvirt still has it."""
+        try:
+            self.raw()
+        except NotFoundError:
+            return False
+        return True
+
+    def state(self) -> State:
+        """Return its state."""
+        with calling(f"ask for the state of '{self.name}'"):
+            number: int = self.raw().state()[0]
+            return _STATES[number]
+
+    def is_active(self) -> bool:
+        """Return whether QEMU runs for it, be it paused or not."""
+        return self.state() not in {State.SHUT_OFF, State.CRASHED, State.NO_STATE}
+
+    def xml(self, *, inactive: bool = False, secure: bool = False) -> str:
+        """Return its XML: the live one, or the one for its next start."""
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
+        flags |= libvirt.VIR_DOMAIN_XML_SECURE if secure else 0
+        with self._calling("read") as raw:
+            return str(raw.XMLDesc(flags))
+
+    # -- power ------------------------------------------------------------------------------------
+
+    def start(self, *, paused: bool = False) -> None:
+        """Start it."""
+        with self._calling("start") as raw:
+            raw.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+
+    def shutdown(self, *, by_agent: bool = False) -> None:
+        """Ask the guest to shut down, by its agent or by the ACPI power button."""
+        mode = (
+            libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT
+            if by_agent
+            else libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
+        )
+        with self._calling("shut down") as raw:
+            raw.shutdownFlags(mode)
+
+    def destroy(self) -> None:
+        """End it at once, as by pulling the plug. One that is off already stays so."""
+        with self._calling("end") as raw:
+            try:
+                raw.destroy()
+            except libvirt.libvirtError as error:
+                if not is_code(error, libvirt.VIR_ERR_OPERATION_INVALID) or raw.isActive():
+                    raise
+
+    def reboot(self) -> None:
+        """Ask the guest to reboot."""
+        with self._calling("reboot") as raw:
+            raw.reboot(0)
+
+    def suspend(self) -> None:
+        """Stop its processors."""
+        with self._calling("pause") as raw:
+            raw.suspend()
+
+    def resume(self) -> None:
+        """Let its processors run on."""
+        with self._calling("resume") as raw:
+            raw.resume()
+
+    def set_autostart(self, *, on: bool) -> None:
+        """Say whether libvirt starts it with the host."""
+        with self._calling("set autostart of") as raw:
+            raw.setAutostart(1 if on else 0)
+
+    def autostart(self) -> bool:
+        """Return whether libvirt starts it with the host."""
+        with self._calling("ask for autostart of") as raw:
+            return bool(raw.autostart())
+
+    def undefine(self) -> None:
+        """Remove the definition, with its NVRAM, managed save, snapshots and checkpoints."""
+        with self._calling("remove") as raw:
+            raw.undefineFlags(_UNDEFINE_ALL)
+
+    # -- vmctl's record ---------------------------------------------------------------------------
+
+    def record(self) -> Record | None:
+        """Return vmctl's record, or None for a machine that is not vmctl's."""
+        with self._calling("read the record of") as raw:
+            return _record_of(raw)
+
+    def write_record(self, record: Record) -> None:
+        """Replace vmctl's record, in the definition and in the running domain alike."""
+        with self._calling("record the state of") as raw:
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+            if raw.isActive():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+            raw.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                record.to_xml(prefixed=False),
+                KEY,
+                NAMESPACE,
+                flags,
+            )
+
+    def update_record(self, **changes: Any) -> Record:
+        """Change fields of vmctl's record; returns the new one.
+
+        Raises:
+            ConflictError: The machine has no record: it is not vmctl's.
+        """
+        record = self.record()
+        if record is None:
+            raise ConflictError(
+                f"the machine '{self.name}' was not made by vmctl",
+                hint="vmctl changes only what it made",
+            )
+        changed = replace(record, **changes)
+        self.write_record(changed)
+        return changed
+
+    # -- ways in ----------------------------------------------------------------------------------
+
+    def agent(self, execute: str, arguments: dict[str, Any] | None = None, *, timeout: int) -> Any:
+        """Ask the guest agent; returns what is under ``return`` in its answer.
+
+        Args:
+            execute: The command (https://qemu.readthedocs.io/en/latest/interop/qemu-ga-ref.html).
+            arguments: Its arguments.
+            timeout: Seconds to wait for the answer.
+
+        Raises:
+            GuestUnreachableError: No agent answers.
+        """
+        command = json.dumps({"execute": execute, "arguments": arguments or {}})
+        raw = self.raw()
+        with calling(f"ask the agent of '{self.name}' for {execute}", on=self._no_agent):
+            answer = libvirt_qemu.qemuAgentCommand(raw, command, timeout, 0)
+        return json.loads(answer)["return"]
+
+    def _no_agent(self, error: libvirt.libvirtError) -> VmctlError | None:
+        missing = (libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, libvirt.VIR_ERR_OPERATION_INVALID)
+        if not is_code(error, *missing):
+            return None
+        return GuestUnreachableError(
+            f"no agent answers in '{self.name}'", details=error.get_error_message() or ""
+        )
+
+    def monitor(self, command: str) -> str:
+        """Run a command of QEMU's human monitor; returns its output. Taints the domain."""
+        with self._calling("ask the monitor of") as raw:
+            return str(
+                libvirt_qemu.qemuMonitorCommand(
+                    raw, command, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+                )
+            )
+
+    def addresses(self, source: int) -> dict[str, list[tuple[str, int]]]:
+        """Return the addresses by MAC, as one source knows them.
+
+        Args:
+            source: ``VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_*``.
+
+        Returns:
+            Lower-case MAC to (address, prefix length).
+        """
+        with self._calling("ask for the addresses of") as raw:
+            found = raw.interfaceAddresses(source, 0)
+        return {
+            (entry.get("hwaddr") or "").lower(): [
+                (address["addr"], address["prefix"]) for address in entry.get("addrs") or ()
+            ]
+            for entry in found.values()
+        }
+
+    def update_device(self, xml: str, *, force: bool = False) -> None:
+        """Change a device, now and for the next start."""
+        with self._calling("change a device of") as raw:
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+            if raw.isActive():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+            if force:
+                flags |= libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
+            raw.updateDeviceFlags(xml, flags)
+
+
+def _record_of(raw: Any) -> Record | None:
+    # A transient domain has no configuration to look into: it is nobody's of ours.
+    if not raw.isPersistent():
+        return None
+    try:
+        text = raw.metadata(
+            libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        )
+    except libvirt.libvirtError as error:
+        if is_code(error, libvirt.VIR_ERR_NO_DOMAIN_METADATA):
+            return None
+        raise
+    return Record.from_xml(text)
+
+
+def define(connection: Connection, xml: str, *, name: str, uuid: str) -> Domain:
+    """Define a new domain: the atomic step that reserves its name.
+
+    Raises:
+        ConflictError: There is a domain of that name already; it stays untouched.
+    """
+
+    def taken(_error: libvirt.libvirtError) -> VmctlError | None:
+        with suppress(libvirt.libvirtError):
+            if connection.raw.lookupByName(name).UUIDString() != uuid:
+                return name_is_taken(name)
+        return None
+
+    with calling(f"define the machine '{name}'", on=taken):
+        connection.raw.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    return Domain(connection, uuid, name)
+
+
+def name_is_taken(name: str) -> ConflictError:
+    """Return the error for a name that is in use."""
+    return ConflictError(
+        f"there is a machine '{name}' already",
+        hint=f"choose another name, or remove it first: `vmctl delete {name}`",
+    )
+
+
+def find(connection: Connection, name: str) -> Domain:
+    """Look a domain up by name or UUID.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    raw = connection.raw
+    with calling(f"find the machine '{name}'"):
+        for look_up in (raw.lookupByName, raw.lookupByUUIDString):
+            try:
+                found = look_up(name)
+            except libvirt.libvirtError as error:
+                gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG)
+                if not is_code(error, *gone):
+                    raise
+            else:
+                return Domain(connection, found.UUIDString(), found.name())
+    raise NotFoundError(
+        f"there is no machine '{name}' at {connection.uri}",
+        hint="`vmctl list` shows what there is",
+    )
+
+
+def list_domains(connection: Connection) -> list[tuple[Domain, State, Record | None]]:
+    """Return every domain with its state and, where it is vmctl's, its record; sorted by name."""
+    found = []
+    with calling("list the machines"):
+        for raw in connection.raw.listAllDomains():
+            try:
+                state = _STATES[raw.state()[0]]
+                record = _record_of(raw)
+            except libvirt.libvirtError as error:
+                # It went away between the list and the look.
+                if is_code(error, libvirt.VIR_ERR_NO_DOMAIN):
+                    continue
+                raise
+            found.append((Domain(connection, raw.UUIDString(), raw.name()), state, record))
+    return sorted(found, key=lambda entry: entry[0].name)

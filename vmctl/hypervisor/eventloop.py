@@ -1,0 +1,65 @@
+"""libvirt's event loop, in one thread for the whole process.
+
+Keepalive, streams and callbacks need it. It runs while a connection is open, no longer.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import libvirt
+
+__all__ = ["acquire", "release"]
+
+_lock = threading.Lock()
+_users = 0
+_registered = False
+_thread: threading.Thread | None = None
+_stop = threading.Event()
+
+
+def _silent(_context: object, _error: object) -> None:
+    """Take what libvirt would print to stderr; the same arrives as an exception."""
+
+
+def acquire() -> None:
+    """Run the loop for one more user. To be called before a connection is opened."""
+    global _users, _registered, _thread  # noqa: PLW0603 - libvirt's loop is the process's own
+    with _lock:
+        if not _registered:
+            libvirt.registerErrorHandler(_silent, None)
+            libvirt.virEventRegisterDefaultImpl()
+            _registered = True
+        _users += 1
+        if _thread is None:
+            _stop.clear()
+            _thread = threading.Thread(target=_run, name="vmctl-libvirt-events", daemon=True)
+            _thread.start()
+
+
+def release() -> None:
+    """Give up one use; the last one ends the thread."""
+    global _users, _thread  # noqa: PLW0603
+    with _lock:
+        _users -= 1
+        if _users > 0 or _thread is None:
+            return
+        thread, _thread = _thread, None
+        _stop.set()
+        # A timer that fires at once makes the loop look at _stop.
+        timer = libvirt.virEventAddTimeout(0, _tick, None)
+        if thread is not threading.current_thread():
+            thread.join(timeout=5)
+        libvirt.virEventRemoveTimeout(timer)
+
+
+def _tick(timer: int, _opaque: object) -> None:
+    libvirt.virEventUpdateTimeout(timer, -1)
+
+
+def _run() -> None:
+    while not _stop.is_set():
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except libvirt.libvirtError:  # pragma: no cover - poll() itself failed
+            _stop.wait(0.1)

@@ -1,0 +1,175 @@
+"""What vmctl remembers of a machine: one element in the domain's own metadata.
+
+libvirt is the only database, so this record is what makes a machine vmctl's. Read-only connections
+can read it: it holds no secret.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from lxml import etree
+
+from vmctl.hypervisor.claims import Claim
+
+__all__ = ["KEY", "NAMESPACE", "OwnedVolume", "Phase", "Record", "Role"]
+
+NAMESPACE = "urn:vmctl:machine:1"
+KEY = "vmctl"
+
+
+class Phase(StrEnum):
+    """How far a machine's making, or its end, has come."""
+
+    CREATING = "creating"
+    """Its name is reserved; what the record lists may or may not exist yet."""
+    PROVISIONING = "provisioning"
+    """All of it exists; the guest has not reported itself ready yet."""
+    READY = "ready"
+    """It is whole, and its seed is gone."""
+    DELETING = "deleting"
+    """What the record lists may be gone already."""
+
+
+class Role(StrEnum):
+    """What an owned volume is for."""
+
+    DISK = "disk"
+    SEED = "seed"
+    CONSOLE_LOG = "console-log"
+    MEDIUM = "medium"
+    KERNEL = "kernel"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedVolume:
+    """A volume that goes when the machine goes."""
+
+    pool: str
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A machine, as vmctl remembers it.
+
+    Attributes:
+        phase: How far it is.
+        created: When its launch began, ISO 8601 in UTC.
+        spec: Its spec without secrets, as plain data.
+        volumes: What it owns; recorded before any of it exists.
+        bases: Pool and name of the images under its disks; shared, not owned.
+        brought: Those of them that this launch uploads; until it succeeds, they go with it.
+        instance_id: cloud-init's instance-id.
+        host_key: The guest's public SSH host key, ``ssh-ed25519 AAAA...``; empty without
+            cloud-init.
+        ssh_user: The user that vmctl logs in as; empty without cloud-init.
+        claim: Who is at work on it, if somebody is.
+    """
+
+    phase: Phase
+    created: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    volumes: tuple[OwnedVolume, ...] = ()
+    bases: tuple[tuple[str, str], ...] = ()
+    brought: tuple[tuple[str, str], ...] = ()
+    instance_id: str = ""
+    host_key: str = ""
+    ssh_user: str = ""
+    claim: Claim | None = None
+
+    def volume(self, role: Role) -> OwnedVolume | None:
+        """Return the first owned volume of that role."""
+        return next((volume for volume in self.volumes if volume.role is role), None)
+
+    def to_xml(self, *, prefixed: bool = True) -> str:
+        """Return the element.
+
+        Args:
+            prefixed: With vmctl's namespace, as it stands in a domain's XML;
+                ``virDomainSetMetadata`` adds that itself.
+        """
+        tag = f"{{{NAMESPACE}}}machine" if prefixed else "machine"
+        root = etree.Element(tag, nsmap={KEY: NAMESPACE} if prefixed else None)
+        root.set("phase", self.phase.value)
+        root.set("created", self.created)
+        for volume in self.volumes:
+            etree.SubElement(
+                root, "volume", pool=volume.pool, name=volume.name, role=volume.role.value
+            )
+        for tag, images in (("base", self.bases), ("brought", self.brought)):
+            for pool, name in images:
+                etree.SubElement(root, tag, pool=pool, name=name)
+        for name in ("instance_id", "host_key", "ssh_user"):
+            if text := getattr(self, name):
+                etree.SubElement(root, name.replace("_", "-")).text = text
+        if self.claim is not None:
+            _add_claim(root, self.claim)
+        etree.SubElement(root, "spec").text = json.dumps(
+            self.spec, sort_keys=True, ensure_ascii=True, separators=(",", ":")
+        )
+        return etree.tostring(root, encoding="unicode")
+
+    @classmethod
+    def from_xml(cls, text: str) -> Record:
+        """Read what `to_xml` wrote."""
+        root = etree.fromstring(text, parser=etree.XMLParser(resolve_entities=False))
+        # libvirt hands the element out with or without its namespace, as the call wants it.
+        for node in root.iter(etree.Element):
+            node.tag = etree.QName(node).localname
+        claim = root.find("claim")
+        return cls(
+            phase=Phase(root.get("phase", Phase.READY)),
+            created=root.get("created", ""),
+            spec=json.loads(root.findtext("spec") or "{}"),
+            volumes=tuple(
+                OwnedVolume(
+                    pool=node.get("pool", ""),
+                    name=node.get("name", ""),
+                    role=Role(node.get("role", Role.DISK)),
+                )
+                for node in root.findall("volume")
+            ),
+            bases=_read_images(root, "base"),
+            brought=_read_images(root, "brought"),
+            instance_id=root.findtext("instance-id") or "",
+            host_key=root.findtext("host-key") or "",
+            ssh_user=root.findtext("ssh-user") or "",
+            claim=None if claim is None else _read_claim(claim),
+        )
+
+
+def _read_images(root: etree._Element, tag: str) -> tuple[tuple[str, str], ...]:
+    return tuple((node.get("pool", ""), node.get("name", "")) for node in root.findall(tag))
+
+
+def _add_claim(root: etree._Element, claim: Claim) -> None:
+    etree.SubElement(
+        root,
+        "claim",
+        {
+            "client": claim.client,
+            "boot-id": claim.boot_id,
+            "pid-namespace": claim.pid_namespace,
+            "pid": str(claim.pid),
+            "started": str(claim.started),
+            "token": claim.token,
+            "expires": str(claim.expires),
+        },
+    )
+
+
+def _read_claim(node: etree._Element) -> Claim:
+    return Claim(
+        client=node.get("client", ""),
+        boot_id=node.get("boot-id", ""),
+        pid_namespace=node.get("pid-namespace", ""),
+        pid=int(node.get("pid", "0")),
+        started=int(node.get("started", "0")),
+        token=node.get("token", ""),
+        expires=int(node.get("expires", "0")),
+    )

@@ -1,0 +1,202 @@
+"""What is known of a machine, as plain data with stable names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lxml import etree
+
+from vmctl.guest import addresses
+from vmctl.hypervisor import snapshots
+from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain, State
+from vmctl.hypervisor.metadata import Record
+
+__all__ = ["DiskInfo", "MachineInfo", "MachineSummary", "NicInfo", "describe", "summarize"]
+
+_UNITS = {"b": 1, "bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineSummary:
+    """A line of a list.
+
+    Attributes:
+        name: Its name.
+        uuid: Its UUID.
+        state: libvirt's word for its state.
+        phase: How far vmctl is with it: ``creating``, ``provisioning``, ``ready``, ``deleting``;
+            empty for a machine that vmctl did not make.
+        addresses: Where its guest can be reached, as far as that is known without asking it.
+        labels: Its labels.
+    """
+
+    name: str
+    uuid: str
+    state: str
+    phase: str = ""
+    addresses: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskInfo:
+    """A disk or drive: ``source`` is its path on the host, empty for an empty drive."""
+
+    target: str
+    device: str
+    bus: str
+    source: str
+    format: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NicInfo:
+    """A NIC: ``source`` is its network or bridge."""
+
+    mac: str
+    type: str
+    source: str
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineInfo(MachineSummary):
+    """All that is asked for about one machine.
+
+    Attributes:
+        vcpus: Virtual processors.
+        memory: Bytes.
+        machine: The machine type, as the host resolved it.
+        firmware: ``bios`` or ``uefi``.
+        accelerator: ``kvm`` or ``qemu`` (emulation).
+        created: When it was launched, ISO 8601; empty if vmctl did not make it.
+        ssh_user: The user that vmctl logs in as.
+        host_key: The guest's public SSH host key.
+        autostart: Whether it starts with the host.
+        disks: Its disks and drives.
+        nics: Its network interfaces.
+        snapshots: The names of its snapshots, the oldest first.
+        sources: What each source says of its address.
+    """
+
+    vcpus: int = 0
+    memory: int = 0
+    machine: str = ""
+    firmware: str = "bios"
+    accelerator: str = ""
+    created: str = ""
+    ssh_user: str = ""
+    host_key: str = ""
+    autostart: bool = False
+    disks: tuple[DiskInfo, ...] = ()
+    nics: tuple[NicInfo, ...] = ()
+    snapshots: tuple[str, ...] = ()
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+def summarize(domain: Domain, state: State, record: Record | None) -> MachineSummary:
+    """Return the line of a list for one machine."""
+    return MachineSummary(
+        name=domain.name,
+        uuid=domain.uuid,
+        state=state.value,
+        phase="" if record is None else record.phase.value,
+        addresses=_known_addresses(domain, state, record),
+        labels={} if record is None else dict(record.spec.get("labels") or {}),
+    )
+
+
+def _known_addresses(domain: Domain, state: State, record: Record | None) -> tuple[str, ...]:
+    fixed = [] if record is None else addresses.static_addresses(record.spec).values()
+    found = [address for group in fixed for address in group]
+    if state in {State.RUNNING, State.PAUSED, State.IDLE}:
+        leased = domain.addresses(ADDRESS_SOURCES["lease"])
+        found += [address for group in leased.values() for address, _prefix in group]
+    return tuple(dict.fromkeys(found))
+
+
+def describe(domain: Domain, record: Record | None) -> MachineInfo:
+    """Return all that is known of one machine; its guest is asked where it runs."""
+    state = domain.state()
+    root = etree.fromstring(domain.xml())
+    sighting = addresses.Sighting()
+    if state is State.RUNNING and record is not None:
+        sighting = addresses.look(domain, record.spec)
+    summary = summarize(domain, state, record)
+    os_type = root.find("os/type")
+    return MachineInfo(
+        name=summary.name,
+        uuid=summary.uuid,
+        state=summary.state,
+        phase=summary.phase,
+        addresses=tuple(map(_shown, sighting.endpoints)) or summary.addresses,
+        labels=summary.labels,
+        vcpus=int(_attribute(root, "vcpu", "current") or root.findtext("vcpu") or 0),
+        memory=_memory(root),
+        machine="" if os_type is None else os_type.get("machine") or "",
+        firmware="uefi" if root.find("os/loader[@type='pflash']") is not None else "bios",
+        accelerator=root.get("type") or "",
+        created="" if record is None else record.created,
+        ssh_user="" if record is None else record.ssh_user,
+        host_key="" if record is None else record.host_key,
+        autostart=domain.autostart(),
+        disks=tuple(_disk(node) for node in root.findall("devices/disk")),
+        nics=tuple(_nic(node) for node in root.findall("devices/interface")),
+        snapshots=tuple(entry.name for entry in snapshots.list_snapshots(domain)),
+        sources=sighting.said,
+    )
+
+
+def _shown(endpoint: addresses.Endpoint) -> str:
+    """Return an address as a person would type it: the port only where it is not SSH's own."""
+    if endpoint.port == 22:
+        return endpoint.address
+    host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    return f"{host}:{endpoint.port}"
+
+
+def _attribute(root: etree._Element, path: str, name: str) -> str:
+    node = root.find(path)
+    return "" if node is None else node.get(name) or ""
+
+
+def _memory(root: etree._Element) -> int:
+    node = root.find("currentMemory")
+    if node is None:
+        node = root.find("memory")
+    if node is None:
+        return 0
+    return int(node.text or 0) * _UNITS.get(node.get("unit") or "KiB", 1 << 10)
+
+
+def _disk(node: etree._Element) -> DiskInfo:
+    source = node.find("source")
+    where = (
+        ""
+        if source is None
+        else next(
+            (source.get(key) or "" for key in ("file", "dev", "name", "volume") if source.get(key)),
+            "",
+        )
+    )
+    return DiskInfo(
+        target=_attribute(node, "target", "dev"),
+        device=node.get("device") or "disk",
+        bus=_attribute(node, "target", "bus"),
+        source=where,
+        format=_attribute(node, "driver", "type"),
+    )
+
+
+def _nic(node: etree._Element) -> NicInfo:
+    return NicInfo(
+        mac=_attribute(node, "mac", "address"),
+        type=node.get("type") or "",
+        source=_attribute(node, "source", "network") or _attribute(node, "source", "bridge"),
+        model=_attribute(node, "model", "type"),
+    )

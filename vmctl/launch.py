@@ -1,0 +1,284 @@
+"""The transaction that turns a spec into a ready guest.
+
+The name is reserved by defining the domain, whose metadata lists what is going to be made. Then it
+is made, started and waited for. Whatever fails, all of it is undone; what a killed client left,
+`gc` finds by the same list.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from vmctl import images, power
+from vmctl.errors import ConflictError, NotFoundError, RollbackError, VmctlError
+from vmctl.guest.identity import KeyPair
+from vmctl.guest.reach import Reach
+from vmctl.guest.readiness import Deadlines, wait_until_ready
+from vmctl.guest.ssh import SSHSession
+from vmctl.hypervisor import domains
+from vmctl.hypervisor.claims import Claim, claimed
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.metadata import Phase, Record, Role
+from vmctl.hypervisor.seeds import eject_seed
+from vmctl.plan import NewVolume, Plan, make_plan
+from vmctl.progress import Phase as ReportedPhase
+from vmctl.progress import ProgressCallback, Reporter
+from vmctl.removal import remove_machine
+from vmctl.render.facts import HostFacts
+from vmctl.render.templates import Templates
+from vmctl.render.volume import render_volume
+from vmctl.spec import VMSpec
+
+__all__ = ["Launched", "Surroundings", "create", "finish", "launch"]
+
+# Besides the waiting: uploading an image to a far host may take its time.
+_MAKING_SECONDS = 7200.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a launch happens in.
+
+    Attributes:
+        connection: The host.
+        facts: What it can do.
+        pool: The pool for new volumes.
+        reach: How its guests are reached.
+        key: The client's key.
+        templates: Where the documents come from; None for the default chain.
+    """
+
+    connection: Connection
+    facts: HostFacts
+    pool: str
+    reach: Reach
+    key: KeyPair
+    templates: Templates | None = None
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A machine that was made, and the connection to its guest where there is one."""
+
+    domain: Domain
+    session: SSHSession | None
+
+
+def launch(
+    spec: VMSpec,
+    around: Surroundings,
+    *,
+    deadlines: Deadlines,
+    progress: ProgressCallback | None,
+    wait: bool,
+    keep: bool,
+) -> Launched:
+    """Make, start and await a machine.
+
+    Args:
+        spec: What is wanted.
+        around: Where.
+        deadlines: How long each phase may take.
+        progress: Told of every phase.
+        wait: Whether to wait for the guest; without it, the machine is as `create` leaves it, but
+            running.
+        keep: Whether a machine whose guest did not become ready is left as it is.
+    """
+
+    def bring_up(domain: Domain, record: Record) -> SSHSession | None:
+        with Reporter(spec.name, progress).phase("start"):
+            power.start(domain, record.spec)
+        if not wait:
+            return None
+        domain.update_record(phase=Phase.PROVISIONING)
+        return wait_until_ready(
+            domain,
+            record,
+            reach=around.reach,
+            key=around.key,
+            deadlines=deadlines,
+            progress=progress,
+        )
+
+    transaction = _Transaction(spec, around, progress, seconds=deadlines.total, keep=keep)
+    return transaction.run(bring_up, last_phase=Phase.READY if wait else Phase.PROVISIONING)
+
+
+def create(spec: VMSpec, around: Surroundings, *, progress: ProgressCallback | None) -> Launched:
+    """Make a machine without starting it."""
+    transaction = _Transaction(spec, around, progress, seconds=0.0, keep=False)
+    return transaction.run(lambda _domain, _record: None, last_phase=Phase.PROVISIONING)
+
+
+def finish(domain: Domain, record: Record) -> None:
+    """Record that a machine is ready, and take its seed away: the secrets in it are used up.
+
+    The seed leaves the drive, then the pool, then the record, so that wherever this is interrupted
+    the record still lists what is left.
+    """
+    seed = record.volume(Role.SEED)
+    if seed is not None:
+        eject_seed(domain, seed)
+    left = tuple(volume for volume in record.volumes if volume is not seed)
+    domain.update_record(phase=Phase.READY, claim=None, volumes=left, brought=())
+
+
+class _Transaction:
+    def __init__(
+        self,
+        spec: VMSpec,
+        around: Surroundings,
+        progress: ProgressCallback | None,
+        *,
+        seconds: float,
+        keep: bool,
+    ) -> None:
+        self._around = around
+        self._reporter = Reporter(spec.name, progress)
+        self._seconds = seconds
+        self._keep = keep
+        self._spec = spec
+        self._brought: tuple[tuple[str, str], ...] = ()
+        self._foreign: set[str] = set()
+        self._whole = False
+
+    def run(
+        self,
+        bring_up: Callable[[Domain, Record], SSHSession | None],
+        *,
+        last_phase: Phase,
+    ) -> Launched:
+        self._refuse_taken_name()
+        plan = make_plan(
+            self._spec,
+            connection=self._around.connection,
+            facts=self._around.facts,
+            pool_name=self._around.pool,
+            key=self._around.key,
+            reporter=self._reporter,
+            templates=self._around.templates,
+        )
+        with claimed(_MAKING_SECONDS + self._seconds) as claim:
+            return self._carry_out(plan, claim, bring_up, last_phase)
+
+    def _carry_out(
+        self,
+        plan: Plan,
+        claim: Claim,
+        bring_up: Callable[[Domain, Record], SSHSession | None],
+        last_phase: Phase,
+    ) -> Launched:
+        record = replace(plan.record, claim=claim)
+        domain = Domain(self._around.connection, plan.uuid, plan.spec.name)
+        try:
+            self._reserve(plan, record)
+            self._make_volumes(plan, domain)
+            if plan.spec.autostart:
+                domain.set_autostart(on=True)
+            self._whole = True
+            session = bring_up(domain, record)
+            if last_phase is Phase.READY:
+                finish(domain, record)
+            else:
+                domain.update_record(phase=last_phase, claim=None, brought=())
+        except BaseException as error:
+            self._undo(domain, record, error)
+            raise
+        return Launched(domain, session)
+
+    def _refuse_taken_name(self) -> None:
+        """Say that a name is taken before any work is done for it; defining it decides."""
+        try:
+            domains.find(self._around.connection, self._spec.name)
+        except NotFoundError:
+            return
+        raise domains.name_is_taken(self._spec.name)
+
+    def _reserve(self, plan: Plan, record: Record) -> None:
+        with self._reporter.phase("define"):
+            domains.define(
+                self._around.connection,
+                plan.xml(record=record, templates=self._around.templates),
+                name=plan.spec.name,
+                uuid=plan.uuid,
+            )
+
+    def _make_volumes(self, plan: Plan, domain: Domain) -> None:
+        with self._reporter.phase("disks") as phase:
+            for volume in plan.volumes:
+                if volume.base is not None:
+                    self._make_clone(plan, domain, volume, volume.base, phase)
+                else:
+                    self._create(plan, volume)
+                    _fill(plan, volume)
+
+    def _create(self, plan: Plan, volume: NewVolume, backing_path: str | None = None) -> None:
+        name = volume.owned.name
+        xml = render_volume(
+            name, capacity=volume.capacity, format=volume.format, backing_path=backing_path
+        )
+        try:
+            plan.pool.create(name, xml)
+        except ConflictError:
+            # Whoever's it is, it is not this machine's, so undoing must not remove it.
+            self._foreign.add(name)
+            raise
+
+    def _make_clone(
+        self,
+        plan: Plan,
+        domain: Domain,
+        volume: NewVolume,
+        image: images.Image,
+        phase: ReportedPhase,
+    ) -> None:
+        name = images.base_name(image)
+
+        def note_upload() -> None:
+            self._brought = (*self._brought, (plan.pool.name, name))
+            domain.update_record(brought=self._brought)
+
+        for last in (False, False, True):
+            base = images.ensure_in_pool(plan.pool, image, phase=phase, before_upload=note_upload)
+            try:
+                self._create(plan, volume, base.path)
+            except VmctlError:
+                # Its uploader may have given up on its own launch, and taken the image with it.
+                if last or plan.pool.find(name) is not None:
+                    raise
+            else:
+                return
+
+    def _undo(self, domain: Domain, record: Record, error: BaseException) -> None:
+        if isinstance(error, ConflictError) and not domain.exists():
+            # The name was somebody else's: nothing was made.
+            return
+        if self._keep and self._whole and isinstance(error, VmctlError):
+            domain.update_record(phase=Phase.PROVISIONING, claim=None, brought=())
+            return
+        with self._reporter.phase("undo"):
+            try:
+                own = tuple(entry for entry in record.volumes if entry.name not in self._foreign)
+                remove_machine(domain, replace(record, volumes=own, brought=self._brought))
+            except VmctlError as failure:
+                left = failure.left if isinstance(failure, RollbackError) else ()
+                raise RollbackError(
+                    f"the launch of '{domain.name}' failed, and not all of it could be undone",
+                    left=left,
+                    details=f"it failed because: {error}\nthe undoing failed because: {failure}",
+                    hint="mend the cause, then `vmctl gc` removes what is left",
+                ) from error
+
+
+def _fill(plan: Plan, volume: NewVolume) -> None:
+    content = volume.content
+    if content is None:
+        return
+    if isinstance(content, bytes):
+        plan.pool.upload(volume.owned.name, io.BytesIO(content), length=len(content))
+        return
+    with content.open("rb") as file:
+        plan.pool.upload(volume.owned.name, file, length=volume.capacity)

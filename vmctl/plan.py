@@ -1,0 +1,332 @@
+"""What a launch is going to make: worked out and checked before any of it exists."""
+
+from __future__ import annotations
+
+import uuid as uuid_module
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vmctl import images
+from vmctl.errors import ImageError, NotFoundError, ResourceError, SpecError, SpecProblem
+from vmctl.guest.identity import KeyPair, make_key
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
+from vmctl.hypervisor.networks import ensure_active
+from vmctl.hypervisor.storage import Pool, open_pool
+from vmctl.progress import Reporter
+from vmctl.render.domain import Placement, disk_targets, render_domain, with_macs
+from vmctl.render.facts import HostFacts
+from vmctl.render.iso import build_iso
+from vmctl.render.seed import SeedIdentity, render_seed, ssh_user
+from vmctl.render.templates import Templates
+from vmctl.spec import VMSpec
+
+__all__ = ["NewVolume", "Plan", "make_plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewVolume:
+    """A volume that is going to be made.
+
+    Attributes:
+        owned: Its pool, name and role.
+        format: ``qcow2`` or ``raw``.
+        capacity: What the guest sees, in bytes.
+        base: The image under it.
+        content: What is written into it: bytes, or a file on the client.
+    """
+
+    owned: OwnedVolume
+    format: str
+    capacity: int
+    base: images.Image | None = None
+    content: bytes | Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that a launch does.
+
+    Attributes:
+        spec: The spec with every default and MAC address filled in.
+        uuid: The new machine's UUID.
+        pool: Where its volumes go.
+        volumes: Them.
+        record: What the machine's metadata says from its first moment on.
+        facts: What the host can do.
+    """
+
+    spec: VMSpec
+    uuid: str
+    pool: Pool
+    volumes: tuple[NewVolume, ...]
+    placement: Placement
+    record: Record
+    facts: HostFacts
+
+    def xml(self, *, record: Record, templates: Templates | None) -> str:
+        """Return the domain's XML with a record in it."""
+        placement = replace(self.placement, metadata=record.to_xml())
+        return render_domain(self.spec, self.facts, placement, templates=templates)
+
+
+def make_plan(
+    wanted: VMSpec,
+    *,
+    connection: Connection,
+    facts: HostFacts,
+    pool_name: str,
+    key: KeyPair,
+    reporter: Reporter,
+    templates: Templates | None = None,
+) -> Plan:
+    """Work out what to make for a spec.
+
+    Raises:
+        SpecError: The spec does not fit its image, or names a file that isn't there.
+        ImageError: An image is not fit to be used.
+        NotFoundError: An image, a volume, a network or the pool isn't there.
+        ResourceError: The host is too small.
+    """
+    identifier = str(uuid_module.uuid4())
+    spec = with_macs(_with_key_files(wanted.resolved(networks=facts.privileged)), identifier)
+    if facts.memory and spec.memory > facts.memory:
+        raise ResourceError(
+            f"'{spec.name}' wants {spec.memory >> 20} MiB of memory, "
+            f"and the host has {facts.memory >> 20} MiB in all",
+            hint="give it less memory, or use a larger host",
+        )
+    pool = open_pool(connection, pool_name)
+    builder = _Builder(spec, identifier, pool, reporter)
+    disks = tuple(builder.disks())
+    cdroms = tuple(
+        builder.medium(entry.path, entry.volume, "cdroms", n, "iso")
+        for n, entry in enumerate(spec.cdroms)
+    )
+    floppies = tuple(
+        builder.medium(entry.path, entry.volume, "floppies", n, "img")
+        for n, entry in enumerate(spec.floppies)
+    )
+    boot = spec.boot
+    kernel = builder.upload(boot.kernel, "boot.kernel", "kernel", Role.KERNEL)
+    initrd = builder.upload(boot.initrd, "boot.initrd", "initrd", Role.KERNEL)
+    identity, seed = _identity(spec, identifier, key), None
+    if identity is not None:
+        files = render_seed(spec, identity, templates=templates)
+        seed = builder.add_content("seed.iso", Role.SEED, build_iso(files))
+    console = builder.add_content("console.log", Role.CONSOLE_LOG, b"")
+    _start_networks(spec, connection)
+    return Plan(
+        spec=spec,
+        uuid=identifier,
+        pool=pool,
+        volumes=tuple(builder.volumes),
+        placement=Placement(
+            uuid=identifier,
+            disks=tuple(path for path, _format in disks),
+            disk_formats=tuple(format_ for _path, format_ in disks),
+            cdroms=cdroms,
+            floppies=floppies,
+            seed=seed,
+            has_seed=seed is not None,
+            console_log=console,
+            kernel=kernel,
+            initrd=initrd,
+        ),
+        record=Record(
+            phase=Phase.CREATING,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            spec=spec.without_secrets(),
+            volumes=tuple(volume.owned for volume in builder.volumes),
+            bases=tuple(
+                dict.fromkeys(
+                    (pool.name, images.base_name(volume.base))
+                    for volume in builder.volumes
+                    if volume.base is not None
+                )
+            ),
+            instance_id="" if identity is None else identity.instance_id,
+            host_key="" if identity is None else identity.host_key_public,
+            ssh_user="" if identity is None else ssh_user(spec),
+        ),
+        facts=facts,
+    )
+
+
+def _identity(spec: VMSpec, uuid: str, key: KeyPair) -> SeedIdentity | None:
+    if spec.cloud_init is None:
+        return None
+    own = make_key()
+    return SeedIdentity(
+        instance_id=uuid,
+        host_key_private=own.private,
+        host_key_public=own.public,
+        authorized_keys=(key.public,),
+    )
+
+
+def _start_networks(spec: VMSpec, connection: Connection) -> None:
+    for name in dict.fromkeys(nic.network for nic in spec.nics or () if nic.network):
+        ensure_active(connection, name)
+
+
+def _with_key_files(spec: VMSpec) -> VMSpec:
+    """Return the spec with the public keys that its users' `ssh_key_files` name read in."""
+    if spec.cloud_init is None:
+        return spec
+    users = []
+    for number, user in enumerate(spec.cloud_init.users):
+        read = tuple(
+            line
+            for index, name in enumerate(user.ssh_key_files)
+            for line in _key_lines(name, f"cloud_init.users[{number}].ssh_key_files[{index}]")
+        )
+        users.append(
+            user.model_copy(
+                update={
+                    "ssh_authorized_keys": user.ssh_authorized_keys + read,
+                    "ssh_key_files": (),
+                }
+            )
+        )
+    cloud_init = spec.cloud_init.model_copy(update={"users": tuple(users)})
+    return spec.model_copy(update={"cloud_init": cloud_init})
+
+
+def _key_lines(name: str, field: str) -> list[str]:
+    try:
+        lines = Path(name).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _bad_file(field, name, error) from error
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if any("PRIVATE KEY" in line for line in keys):
+        problem = SpecProblem(field, f"{name!r} is a private key; name the .pub file beside it")
+        raise SpecError(
+            "the spec names a private key where a public one belongs", problems=[problem]
+        )
+    return keys
+
+
+def _bad_file(field: str, name: str, error: OSError | UnicodeDecodeError) -> SpecError:
+    why = getattr(error, "strerror", None) or str(error)
+    return SpecError(
+        "the spec names a file that can't be read",
+        problems=[SpecProblem(field, f"{name!r}: {why}")],
+        hint="paths are those of the machine that vmctl runs on",
+    )
+
+
+class _Builder:
+    """Collects the volumes of one machine."""
+
+    def __init__(self, spec: VMSpec, uuid: str, pool: Pool, reporter: Reporter) -> None:
+        self._spec = spec
+        self._uuid = uuid
+        self._pool = pool
+        self._reporter = reporter
+        self._images: dict[str, images.Image] = {}
+        self.volumes: list[NewVolume] = []
+
+    def _owned(self, suffix: str, role: Role) -> OwnedVolume:
+        # The UUID makes the name nobody else's, whatever lies in the pool already.
+        name = f"{self._spec.name}.{self._uuid}.{suffix}"
+        return OwnedVolume(pool=self._pool.name, name=name, role=role)
+
+    def _add(self, volume: NewVolume) -> str:
+        self.volumes.append(volume)
+        return self._pool.path_of(volume.owned.name)
+
+    def add_content(self, suffix: str, role: Role, content: bytes | Path) -> str:
+        """Plan a raw volume that holds the content; returns its path on the host."""
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        return self._add(
+            NewVolume(
+                owned=self._owned(suffix, role),
+                format="raw",
+                capacity=size,
+                content=content or None,
+            )
+        )
+
+    def upload(self, path: str | None, field: str, suffix: str, role: Role) -> str | None:
+        """Plan the upload of a client's file; returns its path on the host."""
+        if path is None:
+            return None
+        file = Path(path).expanduser()
+        try:
+            with file.open("rb"):
+                return self.add_content(suffix, role, file)
+        except OSError as error:
+            raise _bad_file(field, path, error) from error
+
+    def medium(
+        self, path: str | None, volume: str | None, field: str, number: int, kind: str
+    ) -> str | None:
+        """Plan what lies in a drive; returns its path on the host."""
+        if volume is not None:
+            return self._existing(volume, f"{field}[{number}].volume")
+        suffix = f"{field}{number}.{kind}"
+        return self.upload(path, f"{field}[{number}].path", suffix, Role.MEDIUM)
+
+    def disks(self) -> Iterator[tuple[str, str]]:
+        """Plan the disks; yields the path on the host and the format of each."""
+        targets = disk_targets(self._spec)
+        for number, (disk, target) in enumerate(zip(self._spec.disks or (), targets, strict=True)):
+            field = f"disks[{number}]"
+            if disk.volume is not None:
+                yield self._existing(disk.volume, f"{field}.volume"), disk.format or "qcow2"
+                continue
+            image = disk.image or (self._spec.image if number == 0 else None)
+            kind = disk.format or "qcow2"
+            base = None if image is None else self._image(image, field)
+            yield (
+                self._add(
+                    NewVolume(
+                        owned=self._owned(f"{target}.{kind}", Role.DISK),
+                        format=kind,
+                        capacity=_capacity(disk.size, base, field),
+                        base=base,
+                    )
+                ),
+                kind,
+            )
+
+    def _image(self, reference: str, field: str) -> images.Image:
+        if reference not in self._images:
+            if "://" in reference:
+                raise ImageError(
+                    f"{field}: the image {reference!r} is a URL",
+                    hint="download it, check its digest, and give its path",
+                )
+            with self._reporter.phase("image") as phase:
+                self._images[reference] = images.inspect(reference, phase=phase)
+        return self._images[reference]
+
+    def _existing(self, reference: str, field: str) -> str:
+        if reference.startswith("/"):
+            return reference
+        pool_name, _, name = reference.rpartition("/")
+        pool = open_pool(self._pool.connection, pool_name) if pool_name else self._pool
+        found = pool.find(name)
+        if found is None:
+            raise NotFoundError(
+                f"{field}: there is no volume '{name}' in the pool '{pool.name}'",
+                hint=f"`virsh vol-list {pool.name}` shows what there is",
+            )
+        return found.path
+
+
+def _capacity(size: int | None, base: images.Image | None, field: str) -> int:
+    if base is None:
+        if size is None:
+            problem = SpecProblem(f"{field}.size", "a blank disk needs a size")
+            raise SpecError("the spec is not complete", problems=[problem])
+        return int(size)
+    if size is not None and size < base.virtual_size:
+        problem = SpecProblem(
+            f"{field}.size", f"{int(size)} bytes are less than its image's {base.virtual_size}"
+        )
+        raise SpecError("a disk is smaller than the image it is a clone of", problems=[problem])
+    return int(size or base.virtual_size)

@@ -1,0 +1,96 @@
+"""What a long call says of itself while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Phase", "Progress", "ProgressCallback", "Reporter"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One report.
+
+    Attributes:
+        machine: The machine it is about.
+        phase: What is being done or waited for: ``image``, ``define``, ``disks``, ``seed``,
+            ``start``, ``running``, ``address``, ``ssh``, ``cloud-init``, ``undo`` ...
+        state: ``begin`` and ``end`` once per phase, ``update`` any number of times between them;
+            ``failed`` in the place of ``end`` when it did not succeed.
+        detail: What is seen right now, for people.
+        fraction: How much of the phase is done, from 0 to 1, where that is known.
+        elapsed: Seconds since the phase began.
+    """
+
+    machine: str
+    phase: str
+    state: Literal["begin", "update", "end", "failed"]
+    detail: str = ""
+    fraction: float | None = None
+    elapsed: float = 0.0
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+class Phase:
+    """A phase under way."""
+
+    def __init__(self, machine: str, name: str, callback: ProgressCallback | None) -> None:
+        self._machine = machine
+        self._name = name
+        self._callback = callback
+        self._began = time.monotonic()
+        self.detail = ""
+        self._percent: int | None = None
+
+    def tell(
+        self,
+        state: Literal["begin", "update", "end", "failed"],
+        detail: str = "",
+        fraction: float | None = None,
+    ) -> None:
+        """Report."""
+        if self._callback is not None:
+            self._callback(
+                Progress(
+                    machine=self._machine,
+                    phase=self._name,
+                    state=state,
+                    detail=detail,
+                    fraction=fraction,
+                    elapsed=time.monotonic() - self._began,
+                )
+            )
+
+    def update(self, detail: str, fraction: float | None = None) -> None:
+        """Say what is seen now; the same words, and the same per cent, are said once."""
+        percent = None if fraction is None else int(fraction * 100)
+        if (detail, percent) == (self.detail, self._percent):
+            return
+        self.detail, self._percent = detail, percent
+        self.tell("update", detail, fraction)
+
+
+class Reporter:
+    """Reports the phases of one machine to one callback."""
+
+    def __init__(self, machine: str, callback: ProgressCallback | None) -> None:
+        self._machine = machine
+        self._callback = callback
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Phase]:
+        """Report the beginning and the end of what the block does."""
+        phase = Phase(self._machine, name, self._callback)
+        phase.tell("begin")
+        try:
+            yield phase
+        except BaseException:
+            phase.tell("failed", phase.detail)
+            raise
+        phase.tell("end", phase.detail)

@@ -1,0 +1,87 @@
+"""The end of a machine: everything that its record lists, and then the machine itself."""
+
+from __future__ import annotations
+
+from vmctl import images
+from vmctl.errors import NotFoundError, RollbackError, VmctlError
+from vmctl.hypervisor.claims import Claim, claimed
+from vmctl.hypervisor.domains import Domain, list_domains
+from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
+from vmctl.hypervisor.storage import open_pool
+
+__all__ = ["remove_machine"]
+
+# Longer than the removal of anything takes.
+_CLAIM_SECONDS = 600.0
+
+
+def remove_machine(domain: Domain, record: Record) -> None:
+    """Remove a machine of vmctl's with all that it owns.
+
+    An image that its launch uploaded goes too, if the launch never succeeded.
+
+    The definition goes last: until then `gc` can go on where this stops.
+
+    Raises:
+        RollbackError: Something could not be removed; ``left`` names it, and the machine stays
+            defined, marked as being deleted.
+    """
+    with claimed(_CLAIM_SECONDS) as claim:
+        _remove(domain, record, claim)
+
+
+def _remove(domain: Domain, record: Record, claim: Claim) -> None:
+    try:
+        domain.update_record(phase=Phase.DELETING, claim=claim)
+        domain.destroy()
+    except NotFoundError:
+        # Somebody else removed the definition; what it owned is still to be removed.
+        pass
+    left, causes = [], []
+    for volume in record.volumes:
+        try:
+            _remove_volume(domain, volume)
+        except VmctlError as error:
+            left.append(f"the volume '{volume.name}' in the pool '{volume.pool}'")
+            causes.append(error)
+    if causes:
+        raise RollbackError(
+            f"could not remove all of the machine '{domain.name}'",
+            left=left,
+            details="\n".join(
+                f"{what}: {error.details or error.brief}"
+                for what, error in zip(left, causes, strict=True)
+            ),
+            hint="mend the cause and run `vmctl gc`",
+        ) from causes[0]
+    for base in record.brought:
+        _release_base(domain, base)
+    try:
+        domain.undefine()
+    except NotFoundError:
+        return
+
+
+def _remove_volume(domain: Domain, volume: OwnedVolume) -> None:
+    try:
+        pool = open_pool(domain.connection, volume.pool)
+    except NotFoundError:
+        return
+    pool.delete(volume.name)
+    if volume.role is Role.CONSOLE_LOG:
+        # virtlogd keeps a long log's older parts beside it, as NAME.0, NAME.1 ...
+        older = f"{volume.name}."
+        pool.refresh()
+        for name in pool.volumes():
+            if name.startswith(older) and name[len(older) :].isdigit():
+                pool.delete(name)
+
+
+def _release_base(domain: Domain, base: tuple[str, str]) -> None:
+    """Remove an image that the machine's launch brought, unless another machine came to use it."""
+    for other, _state, record in list_domains(domain.connection):
+        if other.uuid != domain.uuid and record is not None and base in record.bases:
+            return
+    pool_name, volume = base
+    if images.is_base(volume):
+        open_pool(domain.connection, pool_name).delete(volume)

@@ -1,0 +1,125 @@
+"""Snapshots of one machine: taken, listed, gone back to, deleted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TypeAlias
+
+from lxml import etree
+
+from vmctl import power
+from vmctl.errors import ConflictError, UnsupportedError, UsageError
+from vmctl.hypervisor import snapshots as backend
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.metadata import Record, Role
+from vmctl.render.facts import HostFacts
+from vmctl.render.snapshot import render_snapshot
+
+__all__ = ["Snapshot", "Snapshots"]
+
+Snapshot: TypeAlias = backend.SnapshotFacts
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class Snapshots:
+    """The snapshots of one machine.
+
+    They are internal ones: they lie in the machine's own qcow2 disks, all disks together, and for a
+    running machine its memory as well.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        *,
+        facts: Callable[[], HostFacts],
+        record: Callable[[], Record],
+        forget_connection: Callable[[], None],
+    ) -> None:
+        self._domain = domain
+        self._facts = facts
+        self._record = record
+        self._forget_connection = forget_connection
+
+    def create(self, name: str, *, description: str = "") -> Snapshot:
+        """Take a snapshot; a running machine's memory is in it, and it runs on afterwards.
+
+        Args:
+            name: At most 63 letters, digits and ``. _ -``.
+            description: What to remember of it.
+
+        Raises:
+            UsageError: That is no name for a snapshot.
+            ConflictError: There is one of that name, or the machine is not ready yet.
+            UnsupportedError: The machine can't be snapshotted: a disk is not qcow2, or it has UEFI
+                and libvirt is older than 10.10.
+        """
+        if _NAME.fullmatch(name) is None:
+            raise UsageError(
+                f"{name[:80]!r} can't be the name of a snapshot",
+                hint="use up to 63 letters, digits, dots, dashes and underscores",
+            )
+        if self._record().volume(Role.SEED) is not None:
+            raise ConflictError(
+                f"'{self._domain.name}' is not ready yet: its seed is still in its drive",
+                hint=f"wait for it first: `vmctl wait {self._domain.name}`",
+            )
+        self._refuse_impossible()
+        return backend.create(
+            self._domain, render_snapshot(name, description=description), name=name
+        )
+
+    def _refuse_impossible(self) -> None:
+        """Say in one sentence why it can't be, before the guest is paused for it."""
+        root = etree.fromstring(self._domain.xml())
+        name = self._domain.name
+        if (
+            root.find("os/loader[@type='pflash']") is not None
+            and "internal-snapshot-nvram" not in self._facts().features
+        ):
+            raise UnsupportedError(
+                f"'{name}' has UEFI, and libvirt can snapshot its NVRAM only from 10.10 on",
+                hint="machines with `firmware: bios` can be snapshotted",
+            )
+        for disk in root.findall("devices/disk"):
+            driver, target = disk.find("driver"), disk.find("target")
+            medium = disk.get("device") in {"cdrom", "floppy"} and disk.find("source") is None
+            read_only = disk.find("readonly") is not None
+            if medium or read_only or (driver is not None and driver.get("type") == "qcow2"):
+                continue
+            where = "?" if target is None else target.get("dev")
+            raise UnsupportedError(
+                f"the disk '{where}' of '{name}' is not qcow2, so it can't be snapshotted",
+                hint="snapshots lie inside qcow2 disks",
+            )
+
+    def list(self) -> list[Snapshot]:
+        """Return the snapshots, the oldest first."""
+        return backend.list_snapshots(self._domain)
+
+    def revert(self, name: str) -> None:
+        """Take the machine back to a snapshot: its disks, and its memory if that is in it.
+
+        A snapshot of a running machine leaves it running, one of a machine that was off leaves it
+        off. What was not snapshotted is lost.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+        """
+        record = self._record()
+        self._forget_connection()
+        backend.revert(self._domain, name)
+        # The snapshot brought back the metadata of its time; what vmctl knows now is newer.
+        self._domain.write_record(record)
+        if self._domain.is_active():
+            power.apply_forwards(self._domain, record.spec)
+
+    def delete(self, name: str) -> None:
+        """Delete a snapshot; later ones stay whole.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+        """
+        backend.delete(self._domain, name)

@@ -1,0 +1,83 @@
+"""What is wanted: typed, frozen, and free of any hypervisor.
+
+`VMSpec` is the whole; every other name here is a part of it. `vmctl/spec/profiles.py` has the
+defaults that are a matter of policy.
+"""
+
+from vmctl.spec.balloon import BalloonSpec
+from vmctl.spec.boot import BootDevice, BootSpec
+from vmctl.spec.clock import ClockOffset, ClockSpec
+from vmctl.spec.cloud_init import CloudInitSpec, NtpSpec, UserSpec, WriteFileSpec
+from vmctl.spec.cpu import CpuFeature, CpuMode, CpuSpec, FeaturePolicy, TopologySpec
+from vmctl.spec.describing import json_schema
+from vmctl.spec.disk import Discard, DiskBus, DiskCache, DiskFormat, DiskIo, DiskSpec
+from vmctl.spec.firmware import FirmwareSpec, FirmwareType, TpmVersion
+from vmctl.spec.graphics import GraphicsSpec, GraphicsType
+from vmctl.spec.input import InputBus, InputSpec, InputType
+from vmctl.spec.machine import Accel, VMSpec
+from vmctl.spec.media import CdromSpec, FloppySpec
+from vmctl.spec.nic import ForwardSpec, NicModel, NicSpec, NicType, Protocol
+from vmctl.spec.platforms import Arch
+from vmctl.spec.profiles import ProfileName
+from vmctl.spec.rng import RngSpec
+from vmctl.spec.serial import ConsoleSpec, ConsoleType, SerialSpec, SerialType
+from vmctl.spec.sizes import Size
+from vmctl.spec.sound import SoundModel, SoundSpec
+from vmctl.spec.video import VideoModel, VideoSpec
+from vmctl.spec.watchdog import WatchdogAction, WatchdogModel, WatchdogSpec
+
+__all__ = [
+    "Accel",
+    "Arch",
+    "BalloonSpec",
+    "BootDevice",
+    "BootSpec",
+    "CdromSpec",
+    "ClockOffset",
+    "ClockSpec",
+    "CloudInitSpec",
+    "ConsoleSpec",
+    "ConsoleType",
+    "CpuFeature",
+    "CpuMode",
+    "CpuSpec",
+    "Discard",
+    "DiskBus",
+    "DiskCache",
+    "DiskFormat",
+    "DiskIo",
+    "DiskSpec",
+    "FeaturePolicy",
+    "FirmwareSpec",
+    "FirmwareType",
+    "FloppySpec",
+    "ForwardSpec",
+    "GraphicsSpec",
+    "GraphicsType",
+    "InputBus",
+    "InputSpec",
+    "InputType",
+    "NicModel",
+    "NicSpec",
+    "NicType",
+    "NtpSpec",
+    "ProfileName",
+    "Protocol",
+    "RngSpec",
+    "SerialSpec",
+    "SerialType",
+    "Size",
+    "SoundModel",
+    "SoundSpec",
+    "TopologySpec",
+    "TpmVersion",
+    "UserSpec",
+    "VMSpec",
+    "VideoModel",
+    "VideoSpec",
+    "WatchdogAction",
+    "WatchdogModel",
+    "WatchdogSpec",
+    "WriteFileSpec",
+    "json_schema",
+]

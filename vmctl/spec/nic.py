@@ -1,0 +1,248 @@
+"""Network interfaces."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from vmctl.errors import SpecProblem
+from vmctl.spec.base import SpecModel
+from vmctl.spec.text import ObjectName
+
+__all__ = ["ForwardSpec", "NicModel", "NicSpec", "NicType", "Protocol"]
+
+
+class NicType(StrEnum):
+    """What a NIC is plugged into; libvirt's interface types."""
+
+    NETWORK = "network"
+    BRIDGE = "bridge"
+    USER = "user"
+
+
+class NicModel(StrEnum):
+    """The hardware that the guest sees."""
+
+    VIRTIO = "virtio"
+    E1000 = "e1000"
+    E1000E = "e1000e"
+    RTL8139 = "rtl8139"
+    PCNET = "pcnet"
+    NE2K_PCI = "ne2k_pci"
+
+
+class Protocol(StrEnum):
+    """What a forwarded port speaks."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+_MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
+_BRIDGE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+
+
+def _mac(text: str) -> str:
+    mac = text.lower().replace("-", ":")
+    if _MAC.fullmatch(mac) is None:
+        raise ValueError(f"{text[:40]!r} is not a MAC address; write it like 52:54:00:12:34:56")
+    if int(mac[:2], 16) & 1:
+        raise ValueError(
+            f"{mac} is a multicast address; a NIC needs an even first byte, such as 52"
+        )
+    if mac == "00:00:00:00:00:00":
+        raise ValueError("a MAC address of nothing but zeros belongs to nobody")
+    return mac
+
+
+def _interface(text: str) -> str:
+    if "/" not in text:
+        raise ValueError(f"{text[:60]!r} has no prefix length; write {text[:60]}/24, for example")
+    try:
+        return str(ipaddress.ip_interface(text))
+    except ValueError:
+        raise ValueError(
+            f"{text[:60]!r} is not an IP address with its prefix length, such as 192.0.2.10/24"
+        ) from None
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"{text[:60]!r} is not an IP address") from None
+
+
+def _bridge(name: str) -> str:
+    if _BRIDGE.fullmatch(name) is None or name in {".", ".."}:
+        raise ValueError(
+            f"{name[:40]!r} is not a bridge's name (at most 15 letters, digits, '-_.')"
+        )
+    return name
+
+
+def _as_list(value: Any) -> Any:
+    return () if value is None else (value,) if isinstance(value, str) else value
+
+
+MacAddress = Annotated[str, AfterValidator(_mac)]
+InterfaceAddress = Annotated[str, AfterValidator(_interface)]
+IpAddress = Annotated[str, AfterValidator(_ip)]
+_OneOrMore = BeforeValidator(_as_list, json_schema_input_type=str | list[str])
+Port = Annotated[int, Field(ge=1, le=65535)]
+BridgeName = Annotated[str, AfterValidator(_bridge)]
+
+
+class ForwardSpec(SpecModel):
+    """A port of the host that leads to a port of the guest."""
+
+    host: Port
+    """The port on the host."""
+    guest: Port
+    """The port in the guest."""
+    protocol: Protocol = Protocol.TCP
+    """`tcp` or `udp`."""
+    address: IpAddress = "127.0.0.1"
+    """The host's address that is listened on; only the host itself reaches the default."""
+
+
+class NicSpec(SpecModel):
+    """One network interface. Its type follows from the key that is given.
+
+    ``network: default``, ``bridge: br0`` or ``user: true`` (QEMU's own user-mode network).
+    """
+
+    type: NicType
+    """`network`, `bridge` or `user`; follows from the other keys when it is not given."""
+    network: ObjectName | None = None
+    """The libvirt network to join."""
+    bridge: BridgeName | None = None
+    """The host's bridge to join."""
+    model: NicModel | None = None
+    """The hardware that the guest sees."""
+    mac: MacAddress | None = None
+    """The MAC address; derived from the machine's UUID when it is not given."""
+    address: Annotated[tuple[InterfaceAddress, ...], _OneOrMore] = ()
+    """Static addresses with prefix length (`192.0.2.10/24`): one, or a list."""
+    gateway: Annotated[tuple[IpAddress, ...], _OneOrMore] = ()
+    """The default route, at most one for IPv4 and one for IPv6: one, or a list."""
+    nameservers: Annotated[tuple[IpAddress, ...], _OneOrMore] = ()
+    """DNS servers: one, or a list."""
+    dhcp: bool | None = None
+    """Whether to ask for an address by DHCP; true when no static address is given."""
+    forwards: tuple[ForwardSpec, ...] = ()
+    """Ports of the host that lead into the guest; on user-mode NICs only."""
+
+    @property
+    def wants_dhcp(self) -> bool:
+        """Whether the guest asks for an address by DHCP."""
+        return self.dhcp if self.dhcp is not None else not self.address
+
+    @model_validator(mode="before")
+    @classmethod
+    def _infer_type(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        given = dict(data)
+        user = given.pop("user", None)
+        kinds = [kind for kind in ("network", "bridge") if given.get(kind) is not None]
+        if user is True:
+            kinds.append("user")
+        elif user not in {None, False}:
+            raise ValueError("user is true or left out")
+        if given.get("type") is None:
+            if not kinds and given.keys() - cls.model_fields.keys():
+                kinds = ["user"]  # the unknown field is the better message
+            if len(kinds) != 1:
+                raise ValueError("a NIC has one of: network: NAME, bridge: NAME, user: true")
+            given["type"] = kinds[0]
+        elif user is True and given["type"] != "user":
+            raise ValueError(f"user: true contradicts type: {given['type']}")
+        return given
+
+    def _problems(self) -> list[SpecProblem]:
+        problems = self._type_problems()
+        problems.extend(self._address_problems())
+        problems.extend(self._gateway_problems())
+        return problems
+
+    def _type_problems(self) -> list[SpecProblem]:
+        problems = []
+        for kind in (NicType.NETWORK, NicType.BRIDGE):
+            name = getattr(self, kind)
+            if self.type is kind and name is None:
+                problems.append(SpecProblem(kind, f"a NIC of type {kind} needs the {kind}'s name"))
+            if self.type is not kind and name is not None:
+                problems.append(SpecProblem(kind, f"a NIC of type {self.type} has no {kind}"))
+        if self.forwards and self.type is not NicType.USER:
+            problems.append(
+                SpecProblem("forwards", "ports are forwarded on a user-mode NIC only (user: true)")
+            )
+        return problems
+
+    def _address_problems(self) -> list[SpecProblem]:
+        problems = []
+        if self.address and self.type is NicType.USER:
+            problems.append(
+                SpecProblem("address", "a user-mode NIC gets its address from QEMU; leave it out")
+            )
+        for index, text in enumerate(self.address):
+            interface = ipaddress.ip_interface(text)
+            if interface.ip.is_multicast or interface.ip.is_unspecified:
+                problems.append(SpecProblem(f"address[{index}]", f"{text} is not a host's address"))
+            elif interface.network.num_addresses > 2 and interface.version == 4:
+                ends = (interface.network.network_address, interface.network.broadcast_address)
+                if interface.ip in ends:
+                    problems.append(
+                        SpecProblem(
+                            f"address[{index}]",
+                            f"{text} is the network's own or its broadcast address",
+                        )
+                    )
+        return problems
+
+    def _gateway_problems(self) -> list[SpecProblem]:
+        problems = []
+        versions = set()
+        for index, text in enumerate(self.gateway):
+            path = f"gateway[{index}]" if len(self.gateway) > 1 else "gateway"
+            gateway = ipaddress.ip_address(text)
+            networks = [
+                interface.network
+                for interface in map(ipaddress.ip_interface, self.address)
+                if interface.version == gateway.version
+            ]
+            if gateway.version in versions:
+                problems.append(
+                    SpecProblem(path, f"there is an IPv{gateway.version} gateway already")
+                )
+            versions.add(gateway.version)
+            if not networks and not gateway.is_link_local:
+                problems.append(
+                    SpecProblem(path, f"needs a static IPv{gateway.version} address beside it")
+                )
+            elif not gateway.is_link_local and not any(gateway in net for net in networks):
+                nets = ", ".join(str(network) for network in networks)
+                problems.append(SpecProblem(path, f"{text} is not inside {nets}"))
+        return problems
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe ``user: true``, and that the type need not be written."""
+        described = super().__get_pydantic_json_schema__(schema, handler)
+        inner = handler.resolve_ref_schema(described)
+        inner["properties"]["user"] = {
+            "type": "boolean",
+            "description": "The same as `type: user`.",
+        }
+        inner.pop("required", None)
+        return described

@@ -1,0 +1,48 @@
+"""Writing a spec: as YAML, and as a record without secrets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from vmctl.spec.machine import VMSpec
+
+__all__ = ["to_yaml", "without_secrets"]
+
+_SECRET = ("user_data", "vendor_data", "network_config", "runcmd", "bootcmd")
+
+
+def to_yaml(spec: VMSpec) -> str:
+    """Write what is written in the spec."""
+    return yaml.safe_dump(
+        spec.model_dump(mode="json", exclude_unset=True),
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+    )
+
+
+def without_secrets(spec: VMSpec) -> dict[str, Any]:
+    """Give what is written in the spec, without what may be secret."""
+    record: dict[str, Any] = spec.model_dump(mode="json", exclude_unset=True)
+    cloud_init = record.get("cloud_init")
+    redacted: list[str] = []
+    if cloud_init:
+        for name in _SECRET:
+            _drop(cloud_init, name, "cloud_init", redacted)
+        for index, user in enumerate(cloud_init.get("users", ())):
+            _drop(user, "hashed_passwd", f"cloud_init.users[{index}]", redacted)
+            if user.get("lock_passwd") is False:
+                del user["lock_passwd"]
+        for index, file in enumerate(cloud_init.get("write_files", ())):
+            _drop(file, "content", f"cloud_init.write_files[{index}]", redacted)
+    if redacted:
+        record["redacted"] = redacted
+    return record
+
+
+def _drop(holder: dict[str, Any], name: str, where: str, redacted: list[str]) -> None:
+    if holder.pop(name, None):
+        redacted.append(f"{where}.{name}")

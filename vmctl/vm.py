@@ -1,0 +1,314 @@
+"""A handle to one machine, and its verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import paramiko
+
+from vmctl import info, power
+from vmctl.errors import ConflictError, GuestUnreachableError, WrongStateError
+from vmctl.guest import console, readiness
+from vmctl.guest.agent import Agent
+from vmctl.guest.command import CompletedCommand
+from vmctl.guest.readiness import Deadlines
+from vmctl.guest.ssh import SSHSession
+from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.metadata import Phase, Record
+from vmctl.launch import finish
+from vmctl.progress import ProgressCallback, Reporter
+from vmctl.removal import remove_machine
+from vmctl.snapshots import Snapshots
+
+if TYPE_CHECKING:
+    from vmctl.host import Host
+
+__all__ = ["VM"]
+
+_LOG_IN_SECONDS = 30.0
+_OFF = frozenset({State.SHUT_OFF, State.CRASHED})
+
+
+class VM:
+    """One machine. Thread-safe; it stays valid when libvirtd restarts.
+
+    Get one from `Host.launch`, `Host.create` or `Host.get`.
+    """
+
+    def __init__(self, host: Host, domain: Domain) -> None:
+        self._host = host
+        self._domain = domain
+
+    def __repr__(self) -> str:
+        return f"<VM {self.name!r} {self.uuid}>"
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._domain.name
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID."""
+        return self._domain.uuid
+
+    @property
+    def state(self) -> str:
+        """Its state, in libvirt's words: ``running``, ``paused``, ``shut off`` ...
+
+        Raises:
+            NotFoundError: It is gone.
+        """
+        return self._domain.state().value
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """Its snapshots."""
+        return Snapshots(
+            self._domain,
+            facts=lambda: self._host.facts,
+            record=self._record,
+            forget_connection=self._forget_connection,
+        )
+
+    def info(self) -> info.MachineInfo:
+        """Return all that is known of it."""
+        return info.describe(self._domain, self._domain.record())
+
+    def xml(self, *, inactive: bool = False) -> str:
+        """Return its libvirt XML, the live one or the one for its next start."""
+        return self._domain.xml(inactive=inactive)
+
+    def _record(self) -> Record:
+        record = self._domain.record()
+        if record is None:
+            raise ConflictError(
+                f"the machine '{self.name}' was not made by vmctl",
+                hint="vmctl changes only what it made; use virsh for this one",
+            )
+        return record
+
+    # -- power ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start it; one that runs already is left so, one that is paused goes on.
+
+        It returns when QEMU runs; `wait` waits for the guest.
+
+        Raises:
+            ConflictError: A port that it forwards is in use.
+        """
+        record = self._record()
+        if record.phase in {Phase.CREATING, Phase.DELETING}:
+            raise ConflictError(
+                f"'{self.name}' is not whole: it is {record.phase.value}",
+                hint="`vmctl gc` removes what a client left that was killed",
+            )
+        state = self._domain.state()
+        if state is State.PAUSED:
+            self._domain.resume()
+        elif state in _OFF:
+            power.start(self._domain, record.spec)
+
+    def stop(
+        self,
+        *,
+        timeout: float = 60.0,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Shut it down: by its agent, by the ACPI power button, then by force if that is allowed.
+
+        Args:
+            timeout: Seconds that the guest has.
+            force: Whether to pull the plug after that.
+            progress: Told what is tried.
+
+        Raises:
+            WaitTimeoutError: The guest did not stop in time, and ``force`` was not given.
+        """
+        with Reporter(self.name, progress).phase("shutdown") as phase:
+            power.stop(self._domain, timeout=timeout, force=force, phase=phase)
+        self._forget_connection()
+
+    def restart(
+        self,
+        *,
+        timeout: float = 60.0,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Stop it as `stop` does, and start it again. `wait` waits for the guest."""
+        self.stop(timeout=timeout, force=force, progress=progress)
+        self.start()
+
+    def pause(self) -> None:
+        """Stop its processors; one that is paused already is left so.
+
+        Raises:
+            WrongStateError: It is off.
+        """
+        state = self._domain.state()
+        if state in _OFF:
+            raise self._is_off("be paused", state)
+        if state is not State.PAUSED:
+            self._domain.suspend()
+
+    def resume(self) -> None:
+        """Let it go on after `pause`; one that runs is left so.
+
+        Raises:
+            WrongStateError: It is off.
+        """
+        state = self._domain.state()
+        if state in _OFF:
+            raise self._is_off("resume", state)
+        if state is State.PAUSED:
+            self._domain.resume()
+
+    def _is_off(self, verb: str, state: State) -> WrongStateError:
+        return WrongStateError(
+            f"'{self.name}' is {state.value}: it can't {verb}",
+            state=state.value,
+            hint=f"start it: `vmctl start {self.name}`",
+        )
+
+    def delete(self) -> None:
+        """Remove it with its volumes, NVRAM, snapshots and seed. A running one is ended at once.
+
+        Raises:
+            ConflictError: vmctl did not make it.
+            RollbackError: Something could not be removed; `Host.gc` goes on with it later.
+        """
+        record = self._record()
+        self._forget_connection()
+        remove_machine(self._domain, record)
+
+    # -- the guest --------------------------------------------------------------------------------
+
+    def wait(
+        self, *, deadlines: Deadlines | None = None, progress: ProgressCallback | None = None
+    ) -> None:
+        """Wait until the guest is ready, as `Host.launch` does.
+
+        Args:
+            deadlines: How long each phase may take.
+            progress: Told of every phase.
+
+        Raises:
+            WrongStateError: It is off.
+            WaitTimeoutError: A phase did not end in time.
+            ProvisioningError: cloud-init failed.
+        """
+        record = self._record()
+        state = self._domain.state()
+        if state in _OFF:
+            raise self._is_off("become ready", state)
+        session = readiness.wait_until_ready(
+            self._domain,
+            record,
+            reach=self._host.reach,
+            key=self._host.key if record.host_key else None,
+            deadlines=deadlines or Deadlines(),
+            progress=progress,
+        )
+        if session is not None:
+            self._host.sessions.keep(self.uuid, session)
+        if record.phase is Phase.PROVISIONING:
+            finish(self._domain, record)
+
+    def ssh(self) -> SSHSession:
+        """Return the connection to the guest; it is kept and shared, so don't close it.
+
+        Raises:
+            GuestUnreachableError: The guest has no SSH that vmctl could use, or can't be reached.
+            HostKeyMismatchError: Somebody else answers.
+            WrongStateError: It is off.
+        """
+        kept = self._host.sessions.get(self.uuid)
+        if kept is not None:
+            return kept
+        record = self._record()
+        state = self._domain.state()
+        if state is not State.RUNNING:
+            raise self._is_off("be reached", state)
+        if not record.host_key:
+            raise GuestUnreachableError(
+                f"'{self.name}' has no cloud-init, so vmctl has no key to it",
+                hint=f"use its console: `vmctl logs {self.name}`",
+            )
+        session = readiness.log_in(
+            self._domain,
+            record,
+            reach=self._host.reach,
+            key=self._host.key,
+            timeout=_LOG_IN_SECONDS,
+        )
+        return self._host.sessions.keep(self.uuid, session)
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+        check: bool = False,
+        on_stdout: Callable[[bytes], None] | None = None,
+        on_stderr: Callable[[bytes], None] | None = None,
+        via: Literal["ssh", "agent"] | None = None,
+    ) -> CompletedCommand:
+        """Run a command in the guest: by SSH, or by the agent where SSH can't be had.
+
+        Args:
+            command: Words, or a line for the guest's shell.
+            stdin: What the command reads.
+            timeout: Seconds; None waits for ever.
+            check: Whether a status other than 0 is an error.
+            on_stdout: Called with each piece of output as it comes (by SSH only).
+            on_stderr: The same for errors.
+            via: The only way to try; None tries SSH, then the agent.
+
+        Returns:
+            Its status and outputs; ``via`` says which way it went.
+
+        Raises:
+            GuestUnreachableError: Neither SSH nor the agent answers.
+            CommandFailedError: ``check`` is set, and the status is not 0.
+            WaitTimeoutError: It did not end in time.
+        """
+        agent = Agent(self._domain)
+        try:
+            session = None if via == "agent" else self.ssh()
+        except GuestUnreachableError as error:
+            if via == "ssh":
+                raise
+            if not agent.answers():
+                raise GuestUnreachableError(
+                    error.brief,
+                    details=f"{error.details}\nits agent does not answer either".strip(),
+                    hint=error.hint,
+                ) from error
+            session = None
+        if session is None:
+            done = agent.run(command, stdin=stdin, timeout=timeout)
+        else:
+            done = session.run(
+                command, stdin=stdin, timeout=timeout, on_stdout=on_stdout, on_stderr=on_stderr
+            )
+        return done.check() if check else done
+
+    def open_channel(self) -> paramiko.Channel:
+        """Return a new SSH channel, for an interactive shell."""
+        return self.ssh().open_channel()
+
+    def console_log(self) -> str:
+        """Return what the guest wrote to its serial console, without control sequences.
+
+        Raises:
+            NotFoundError: It keeps no console log.
+        """
+        return console.console_log(self._domain.connection, self._record())
+
+    def _forget_connection(self) -> None:
+        self._host.sessions.drop(self.uuid)
