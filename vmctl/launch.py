@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vmctl import images, power
 from vmctl.errors import ConflictError, NotFoundError, RollbackError, VmctlError
@@ -36,6 +37,8 @@ __all__ = ["Launched", "Surroundings", "create", "finish", "launch"]
 
 # Besides the waiting: uploading an image to a far host may take its time.
 _MAKING_SECONDS = 7200.0
+# What a launch brought or started stays from here on, whatever becomes of the machine.
+_LAUNCH_IS_OVER: dict[str, Any] = {"brought": (), "started_networks": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +126,7 @@ def finish(domain: Domain, record: Record) -> None:
     if seed is not None:
         eject_seed(domain, seed)
     left = tuple(volume for volume in record.volumes if volume is not seed)
-    domain.update_record(phase=Phase.READY, claim=None, volumes=left, brought=())
+    domain.update_record(phase=Phase.READY, claim=None, volumes=left, **_LAUNCH_IS_OVER)
 
 
 class _Transaction:
@@ -183,7 +186,7 @@ class _Transaction:
             if last_phase is Phase.READY:
                 finish(domain, record)
             else:
-                domain.update_record(phase=last_phase, claim=None, brought=())
+                domain.update_record(phase=last_phase, claim=None, **_LAUNCH_IS_OVER)
         except BaseException as error:
             self._undo(domain, record, error)
             raise
@@ -257,7 +260,7 @@ class _Transaction:
             # The name was somebody else's: nothing was made.
             return
         if self._keep and self._whole and isinstance(error, VmctlError):
-            domain.update_record(phase=Phase.PROVISIONING, claim=None, brought=())
+            domain.update_record(phase=Phase.PROVISIONING, claim=None, **_LAUNCH_IS_OVER)
             return
         with self._reporter.phase("undo"):
             try:

@@ -13,7 +13,7 @@ from vmctl.errors import ImageError, NotFoundError, ResourceError, SpecError, Sp
 from vmctl.guest.identity import KeyPair, make_key
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
-from vmctl.hypervisor.networks import ensure_active
+from vmctl.hypervisor.networks import is_active
 from vmctl.hypervisor.storage import Pool, open_pool
 from vmctl.progress import Reporter
 from vmctl.render.domain import Placement, disk_targets, render_domain, with_macs
@@ -117,7 +117,6 @@ def make_plan(
         files = render_seed(spec, identity, templates=templates)
         seed = builder.add_content("seed.iso", Role.SEED, build_iso(files))
     console = builder.add_content("console.log", Role.CONSOLE_LOG, b"")
-    _start_networks(spec, connection)
     return Plan(
         spec=spec,
         uuid=identifier,
@@ -147,6 +146,9 @@ def make_plan(
                     if volume.base is not None
                 )
             ),
+            started_networks=tuple(
+                name for name in _networks(spec) if not is_active(connection, name)
+            ),
             instance_id="" if identity is None else identity.instance_id,
             host_key="" if identity is None else identity.host_key_public,
             ssh_user="" if identity is None else ssh_user(spec),
@@ -167,9 +169,8 @@ def _identity(spec: VMSpec, uuid: str, key: KeyPair) -> SeedIdentity | None:
     )
 
 
-def _start_networks(spec: VMSpec, connection: Connection) -> None:
-    for name in dict.fromkeys(nic.network for nic in spec.nics or () if nic.network):
-        ensure_active(connection, name)
+def _networks(spec: VMSpec) -> list[str]:
+    return list(dict.fromkeys(nic.network for nic in spec.nics if nic.network is not None))
 
 
 def _with_key_files(spec: VMSpec) -> VMSpec:

@@ -11,7 +11,7 @@ from vmctl.errors import (
     VmctlError,
     WaitTimeoutError,
 )
-from vmctl.hypervisor import forwards
+from vmctl.hypervisor import forwards, networks
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.progress import Phase
 
@@ -22,11 +22,15 @@ _AGENT_SECONDS = 20.0
 
 
 def start(domain: Domain, spec: dict[str, Any], *, paused: bool = False) -> None:
-    """Start a machine, and open the ports that its spec forwards.
+    """Start a machine, with its networks, and open the ports that its spec forwards.
 
     Raises:
+        NotFoundError: A network is gone.
+        UnsupportedError: A network is not active and can't be started.
         ConflictError: A port is in use; the machine is off again.
     """
+    for name in domain.networks():
+        networks.ensure_active(domain.connection, name)
     domain.start(paused=paused)
     try:
         apply_forwards(domain, spec)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from vmctl import images
 from vmctl.errors import NotFoundError, RollbackError, VmctlError
+from vmctl.hypervisor import networks
 from vmctl.hypervisor.claims import Claim, claimed
-from vmctl.hypervisor.domains import Domain, list_domains
+from vmctl.hypervisor.domains import Domain, State, list_domains
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.storage import open_pool
 
@@ -18,7 +21,8 @@ _CLAIM_SECONDS = 600.0
 def remove_machine(domain: Domain, record: Record) -> None:
     """Remove a machine of vmctl's with all that it owns.
 
-    An image that its launch uploaded goes too, if the launch never succeeded.
+    If its launch never succeeded, an image that it uploaded goes too, and a network that it started
+    is stopped again, unless somebody else came to use them.
 
     The definition goes last: until then `gc` can go on where this stops.
 
@@ -56,6 +60,8 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
         ) from causes[0]
     for base in record.brought:
         _release_base(domain, base)
+    for network in record.started_networks:
+        _release_network(domain, network)
     try:
         domain.undefine()
     except NotFoundError:
@@ -85,3 +91,15 @@ def _release_base(domain: Domain, base: tuple[str, str]) -> None:
     pool_name, volume = base
     if images.is_base(volume):
         open_pool(domain.connection, pool_name).delete(volume)
+
+
+def _release_network(domain: Domain, name: str) -> None:
+    """Stop a network that the machine's launch started, unless another machine came to use it."""
+    for other, state, record in list_domains(domain.connection):
+        at_work = state is not State.SHUT_OFF or (record is not None and record.claim is not None)
+        if other.uuid == domain.uuid or not at_work:
+            continue
+        with suppress(NotFoundError):
+            if name in other.networks():
+                return
+    networks.stop(domain.connection, name)

@@ -120,6 +120,18 @@ def nothing_left(host: vmctl.Host) -> Iterator[None]:
 
 
 @pytest.fixture
+def idle_network(host: vmctl.Host) -> Iterator[str]:
+    """The NAT network, stopped while the test runs."""
+    network = host._connection.raw.networkLookupByName("default")
+    network.destroy()
+    try:
+        yield network.name()
+    finally:
+        if not network.isActive():
+            network.create()
+
+
+@pytest.fixture
 def make_spec(micro_image: str) -> Callable[..., vmctl.VMSpec]:
     """Return a maker of specs for the micro guest, each with a name of its own."""
 

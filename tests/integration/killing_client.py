@@ -23,6 +23,8 @@ _CHANGING = (
     "virDomainUpdateDeviceFlags",
     "virDomainDestroy",
     "virDomainUndefineFlags",
+    "virNetworkCreate",
+    "virNetworkDestroy",
     "virStorageVolCreateXML",
     "virStorageVolUpload",
     "virStorageVolDelete",

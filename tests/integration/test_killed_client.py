@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import vmctl
-from vmctl.hypervisor import private
+from vmctl.hypervisor import networks, private
 
 from .conftest import snapshot_of_host
 
@@ -38,14 +38,19 @@ def launch_and_die(host: private.PrivateHost, spec: vmctl.VMSpec, at: int) -> tu
 
 
 def test_sigkill_at_every_change_of_a_launch(
-    private_host: private.PrivateHost, host: vmctl.Host, make_spec: SpecMaker, tmp_path: Path
+    private_host: private.PrivateHost,
+    host: vmctl.Host,
+    make_spec: SpecMaker,
+    tmp_path: Path,
+    idle_network: str,
 ) -> None:
     # An image of its own, so that its upload is a part of every launch.
     image = tmp_path / "own.qcow2"
     shutil.copy(make_spec().image or "", image)
     with image.open("ab") as file:
         file.write(b"\0" * 512)
-    spec = make_spec(image=str(image), autostart=True)
+    # A network that is not running, so that its start is one as well.
+    spec = make_spec(image=str(image), autostart=True, nics=[{"network": idle_network}])
     before = snapshot_of_host(host)
 
     status, said = launch_and_die(private_host, spec, 0)
@@ -55,6 +60,7 @@ def test_sigkill_at_every_change_of_a_launch(
     host._connection.raw.storagePoolLookupByName("default").storageVolLookupByName(
         _only_new_base(host, before)
     ).delete(0)
+    networks.stop(host._connection, idle_network)
     assert snapshot_of_host(host) == before
 
     tried = set()

@@ -16,7 +16,7 @@ import pytest
 
 import vmctl
 from vmctl.guest.readiness import Deadlines
-from vmctl.hypervisor import private
+from vmctl.hypervisor import networks, private
 
 from .conftest import pool_volumes
 
@@ -239,13 +239,67 @@ def test_a_full_pool(
     assert caught.value.hint
 
 
-def test_a_network_that_is_not_started_is_started(host: vmctl.Host, make_spec: SpecMaker) -> None:
-    network = host._connection.raw.networkLookupByName("default")
-    network.destroy()
-    vm = host.launch(make_spec(nics=[{"network": "default"}]))
-    assert network.isActive()
+def test_a_network_that_is_not_started_is_started(
+    host: vmctl.Host, make_spec: SpecMaker, idle_network: str
+) -> None:
+    vm = host.launch(make_spec(nics=[{"network": idle_network}]))
+    assert networks.is_active(host._connection, idle_network)
     assert vm.info().addresses
+    vm.stop()
+    networks.stop(host._connection, idle_network)
+    vm.start()
+    vm.wait()
+    assert networks.is_active(host._connection, idle_network)
     vm.delete()
+
+
+def test_a_failed_launch_stops_the_network_that_it_started(
+    host: vmctl.Host, make_spec: SpecMaker, idle_network: str
+) -> None:
+    port = {"user": True, "forwards": [{"host": 18081, "guest": 80}]}
+    first = host.launch(make_spec(nics=[port]), wait=False)
+    spec = make_spec(nics=[{"network": idle_network}, port])
+    with pytest.raises(vmctl.ConflictError, match="can't forward the port 18081"):
+        host.launch(spec)
+    assert not networks.is_active(host._connection, idle_network)
+    first.delete()
+
+
+def test_a_failed_launch_leaves_a_network_that_others_came_to_use(
+    host: vmctl.Host, make_spec: SpecMaker, idle_network: str
+) -> None:
+    other: list[vmctl.VM] = []
+
+    def bring_another(progress: vmctl.Progress) -> None:
+        if (progress.phase, progress.state) == ("start", "begin"):
+            other.append(host.launch(make_spec(nics=[{"network": idle_network}]), wait=False))
+
+    port = {"user": True, "forwards": [{"host": 18082, "guest": 80}]}
+    first = host.launch(make_spec(nics=[port]), wait=False)
+    spec = make_spec(nics=[{"network": idle_network}, port])
+    with pytest.raises(vmctl.ConflictError, match="can't forward the port 18082"):
+        host.launch(spec, progress=bring_another)
+    assert networks.is_active(host._connection, idle_network)
+    for vm in (first, *other):
+        vm.delete()
+
+
+def test_a_network_that_can_not_be_started_is_one_sentence(
+    host: vmctl.Host, make_spec: SpecMaker
+) -> None:
+    raw = host._connection.raw
+    # Its address is that of another network, which libvirt finds out when it starts it.
+    clash = raw.networkDefineXML(
+        "<network><name>clash</name><bridge name='virbr7'/>"
+        "<ip address='192.168.122.1' netmask='255.255.255.0'/></network>"
+    )
+    try:
+        with pytest.raises(vmctl.UnsupportedError, match="'clash' is not active and can't") as no:
+            host.launch(make_spec(nics=[{"network": "clash"}]))
+        assert no.value.hint == "start it on the host: virsh net-start clash"
+        assert no.value.exit_code == 1
+    finally:
+        clash.undefine()
 
 
 def test_two_processes_launch_the_same_name(

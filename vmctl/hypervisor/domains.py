@@ -11,6 +11,7 @@ from typing import Any
 
 import libvirt
 import libvirt_qemu
+from lxml import etree
 
 from vmctl.errors import (
     ConflictError,
@@ -122,6 +123,12 @@ class Domain:
         flags |= libvirt.VIR_DOMAIN_XML_SECURE if secure else 0
         with self._calling("read") as raw:
             return str(raw.XMLDesc(flags))
+
+    def networks(self) -> tuple[str, ...]:
+        """Return the names of the libvirt networks that its NICs join at its next start."""
+        root = etree.fromstring(self.xml(inactive=True))
+        sources = root.findall("devices/interface[@type='network']/source[@network]")
+        return tuple(dict.fromkeys(source.get("network", "") for source in sources))
 
     # -- power ------------------------------------------------------------------------------------
 

@@ -64,6 +64,8 @@ class Record:
         volumes: What it owns; recorded before any of it exists.
         bases: Pool and name of the images under its disks; shared, not owned.
         brought: Those of them that this launch uploads; until it succeeds, they go with it.
+        started_networks: Networks that did not run before this launch; until it succeeds, they are
+            stopped with it.
         instance_id: cloud-init's instance-id.
         host_key: The guest's public SSH host key, ``ssh-ed25519 AAAA...``; empty without
             cloud-init.
@@ -77,6 +79,7 @@ class Record:
     volumes: tuple[OwnedVolume, ...] = ()
     bases: tuple[tuple[str, str], ...] = ()
     brought: tuple[tuple[str, str], ...] = ()
+    started_networks: tuple[str, ...] = ()
     instance_id: str = ""
     host_key: str = ""
     ssh_user: str = ""
@@ -104,6 +107,8 @@ class Record:
         for tag, images in (("base", self.bases), ("brought", self.brought)):
             for pool, name in images:
                 etree.SubElement(root, tag, pool=pool, name=name)
+        for name in self.started_networks:
+            etree.SubElement(root, "started-network", name=name)
         for name in ("instance_id", "host_key", "ssh_user"):
             if text := getattr(self, name):
                 etree.SubElement(root, name.replace("_", "-")).text = text
@@ -136,6 +141,9 @@ class Record:
             ),
             bases=_read_images(root, "base"),
             brought=_read_images(root, "brought"),
+            started_networks=tuple(
+                node.get("name", "") for node in root.findall("started-network")
+            ),
             instance_id=root.findtext("instance-id") or "",
             host_key=root.findtext("host-key") or "",
             ssh_user=root.findtext("ssh-user") or "",

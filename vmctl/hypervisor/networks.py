@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import libvirt
 
@@ -10,7 +11,7 @@ from vmctl.errors import NotFoundError, UnsupportedError, VmctlError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 
-__all__ = ["NetworkStatus", "ensure_active", "leases", "list_networks"]
+__all__ = ["NetworkStatus", "ensure_active", "is_active", "list_networks", "stop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +23,20 @@ class NetworkStatus:
     bridge: str
 
 
-def ensure_active(connection: Connection, name: str) -> bool:
-    """Start the network if it isn't running; returns whether it had to be started.
+def is_active(connection: Connection, name: str) -> bool:
+    """Return whether the network runs.
 
     Raises:
         NotFoundError: There is no such network.
-        UnsupportedError: It can't be started here.
     """
+    with calling(f"ask for the network '{name}'"):
+        return bool(_find(connection, name).isActive())
+
+
+def _find(connection: Connection, name: str) -> Any:
     with calling(f"find the network '{name}'"):
         try:
-            raw = connection.raw.networkLookupByName(name)
+            return connection.raw.networkLookupByName(name)
         except libvirt.libvirtError as error:
             if not is_code(error, libvirt.VIR_ERR_NO_NETWORK, libvirt.VIR_ERR_NO_SUPPORT):
                 raise
@@ -40,13 +45,18 @@ def ensure_active(connection: Connection, name: str) -> bool:
                 hint="name one that `virsh net-list --all` shows, or use user-mode networking: "
                 "`nics: [{type: user}]`",
             ) from error
-        if raw.isActive():
-            return False
 
-    def refused(error: libvirt.libvirtError) -> VmctlError | None:
-        # Somebody else was quicker.
-        if raw.isActive():
-            return None
+
+def ensure_active(connection: Connection, name: str) -> None:
+    """Start the network if it isn't running.
+
+    Raises:
+        NotFoundError: There is no such network.
+        UnsupportedError: It can't be started here.
+    """
+    raw = _find(connection, name)
+
+    def refused(error: libvirt.libvirtError) -> VmctlError:
         return UnsupportedError(
             f"the network '{name}' is not active and can't be started",
             details=error.get_error_message() or "",
@@ -55,23 +65,26 @@ def ensure_active(connection: Connection, name: str) -> bool:
 
     with calling(f"start the network '{name}'", on=refused):
         try:
-            raw.create()
+            if not raw.isActive():
+                raw.create()
+        except libvirt.libvirtError:
+            # Somebody else may have been quicker.
+            if not raw.isActive():
+                raise
+
+
+def stop(connection: Connection, name: str) -> None:
+    """Stop the network; one that is stopped, or gone, is left so."""
+    try:
+        raw = _find(connection, name)
+    except NotFoundError:
+        return
+    with calling(f"stop the network '{name}'"):
+        try:
+            raw.destroy()
         except libvirt.libvirtError:
             if raw.isActive():
-                return False
-            raise
-    return True
-
-
-def leases(connection: Connection, name: str, mac: str) -> list[tuple[str, int]]:
-    """Return (address, prefix length) of the DHCP leases of one MAC."""
-    with calling(f"ask the network '{name}' for its leases"):
-        raw = connection.raw.networkLookupByName(name)
-        return [
-            (lease["ipaddr"], lease["prefix"])
-            for lease in raw.DHCPLeases(mac, 0)
-            if (lease.get("mac") or "").lower() == mac.lower()
-        ]
+                raise
 
 
 def list_networks(connection: Connection) -> list[NetworkStatus]:

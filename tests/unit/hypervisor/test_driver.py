@@ -22,13 +22,12 @@ from vmctl.errors import (
     WaitTimeoutError,
     WrongStateError,
 )
-from vmctl.hypervisor import domains, snapshots
+from vmctl.hypervisor import domains, networks, snapshots
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import State
 from vmctl.hypervisor.errors import translate
 from vmctl.hypervisor.facts import read_facts
 from vmctl.hypervisor.metadata import Phase, Record
-from vmctl.hypervisor.networks import ensure_active, list_networks
 from vmctl.hypervisor.storage import open_pool
 from vmctl.render.snapshot import render_snapshot
 from vmctl.render.volume import render_volume
@@ -147,12 +146,17 @@ def test_pool_and_volumes(connection: Connection) -> None:
 
 
 def test_networks(connection: Connection) -> None:
-    assert [entry.name for entry in list_networks(connection)] == ["default"]
-    assert not ensure_active(connection, "default")
-    connection.raw.networkLookupByName("default").destroy()
-    assert ensure_active(connection, "default")
-    with pytest.raises(NotFoundError, match="there is no network 'nope'"):
-        ensure_active(connection, "nope")
+    assert [entry.name for entry in networks.list_networks(connection)] == ["default"]
+    networks.ensure_active(connection, "default")
+    networks.stop(connection, "default")
+    assert not networks.is_active(connection, "default")
+    networks.stop(connection, "default")
+    networks.ensure_active(connection, "default")
+    assert networks.is_active(connection, "default")
+    for ask in (networks.ensure_active, networks.is_active):
+        with pytest.raises(NotFoundError, match="there is no network 'nope'"):
+            ask(connection, "nope")
+    networks.stop(connection, "nope")
 
 
 def test_snapshots(connection: Connection) -> None:

@@ -27,6 +27,7 @@ _records = st.builds(
     ).map(tuple),
     bases=_images,
     brought=_images,
+    started_networks=st.lists(_texts, max_size=2).map(tuple),
     instance_id=_texts,
     host_key=_texts,
     ssh_user=_texts,
