@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmctl.errors import UsageError
-from vmctl.render.seed_network import network_config
+from vmctl.render.seed_network import link_files, network_config
 from vmctl.render.templates import Templates
 from vmctl.spec import CloudInitSpec, UserSpec, VMSpec
 from vmctl.spec.names import hostname_of
@@ -74,7 +74,7 @@ def render_seed(
     chosen = templates or Templates.default()
     hostname = cloud_init.hostname or hostname_of(spec.name)
     documents: dict[str, dict[str, Any]] = {
-        "user-data": _user_data(cloud_init, identity, hostname),
+        "user-data": _user_data(resolved, cloud_init, identity, hostname),
         "meta-data": {"instance_id": identity.instance_id, "hostname": hostname},
         "network-config": {"network_config": network_config(resolved)},
     }
@@ -83,7 +83,9 @@ def render_seed(
     return {name: chosen.seed(name, values).encode() for name, values in documents.items()}
 
 
-def _user_data(cloud_init: CloudInitSpec, identity: SeedIdentity, hostname: str) -> dict[str, Any]:
+def _user_data(
+    spec: VMSpec, cloud_init: CloudInitSpec, identity: SeedIdentity, hostname: str
+) -> dict[str, Any]:
     values: dict[str, Any] = {
         "hostname": hostname,
         "fqdn": cloud_init.fqdn,
@@ -96,8 +98,11 @@ def _user_data(cloud_init: CloudInitSpec, identity: SeedIdentity, hostname: str)
         "packages": list(cloud_init.packages),
         "package_upgrade": cloud_init.package_upgrade,
         "write_files": [
-            file.model_dump(mode="json", exclude_defaults=True) | {"content": file.content}
-            for file in cloud_init.write_files
+            *link_files(spec),
+            *(
+                file.model_dump(mode="json", exclude_defaults=True) | {"content": file.content}
+                for file in cloud_init.write_files
+            ),
         ],
         "bootcmd": list(cloud_init.bootcmd),
         "runcmd": list(cloud_init.runcmd),

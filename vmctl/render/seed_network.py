@@ -11,7 +11,7 @@ from typing import Any
 from vmctl.errors import UsageError
 from vmctl.spec import NicSpec, VMSpec
 
-__all__ = ["network_config"]
+__all__ = ["link_files", "network_config"]
 
 _DEFAULT_ROUTE = {4: "0.0.0.0/0", 6: "::/0"}  # older cloud-inits don't know the word "default"
 
@@ -28,6 +28,35 @@ def network_config(spec: VMSpec) -> dict[str, Any]:
     return {"version": 2, "ethernets": ethernets}
 
 
+def link_files(spec: VMSpec) -> list[dict[str, Any]]:
+    """Give files by which udev names the NICs as the network configuration does.
+
+    cloud-init's own renaming lasts for one boot, and later ones have no seed by which to do it
+    again. Its renderer for networkd then leaves configurations of interfaces that aren't there.
+    Netplan and ifupdown's renderer write such files, or rules, of their own.
+
+    Source: https://www.freedesktop.org/software/systemd/man/latest/systemd.link.html
+
+    Returns:
+        Entries of ``write_files``; none where the spec brings its own network configuration.
+    """
+    if spec.cloud_init is None or spec.cloud_init.network_config is not None:
+        return []
+    return [
+        {
+            "path": f"/etc/systemd/network/10-vmctl-{_name(index)}.link",
+            # The type leaves out what takes the NIC's address over: bridges, bonds, VLANs.
+            "content": f"[Match]\nMACAddress={nic.mac}\nType=ether\n\n"
+            f"[Link]\nName={_name(index)}\n",
+        }
+        for index, nic in enumerate(spec.nics)
+    ]
+
+
+def _name(index: int) -> str:
+    return f"eth{index}"
+
+
 def _ethernet(index: int, nic: NicSpec) -> dict[str, Any]:
     if nic.mac is None:
         raise UsageError(f"nics[{index}] has no MAC address yet; with_macs gives it one")
@@ -35,7 +64,7 @@ def _ethernet(index: int, nic: NicSpec) -> dict[str, Any]:
         "match": {"macaddress": nic.mac},
         # Without it, cloud-init's renderers for networkd and ifupdown look for an interface that
         # is called like the key above, and configure none.
-        "set-name": f"eth{index}",
+        "set-name": _name(index),
         "dhcp4": nic.wants_dhcp,
     }
     if nic.wants_dhcp:

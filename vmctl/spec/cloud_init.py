@@ -172,7 +172,7 @@ class CloudInitSpec(SpecModel):
     runcmd: tuple[Command, ...] = ()
     """Commands to run once, at the end of the first boot."""
     bootcmd: tuple[Command, ...] = ()
-    """Commands to run early in every boot."""
+    """Commands to run early in the first boot; later ones have no seed, and no cloud-init."""
     timezone: TimeZone | None = None
     """A name of the tz database: `Europe/Berlin`."""
     locale: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.@-]+$")] | None = None
