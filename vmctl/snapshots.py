@@ -120,6 +120,8 @@ class Snapshots:
         """Delete a snapshot; later ones stay whole.
 
         Raises:
+            ConflictError: vmctl did not make the machine.
             NotFoundError: There is no such snapshot.
         """
+        self._record()
         backend.delete(self._domain, name)

@@ -97,7 +97,7 @@ class VM:
         It returns when QEMU runs; `wait` waits for the guest.
 
         Raises:
-            ConflictError: A port that it forwards is in use.
+            ConflictError: vmctl did not make it, or a port that it forwards is in use.
         """
         record = self._record()
         if record.phase in {Phase.CREATING, Phase.DELETING}:
@@ -126,8 +126,10 @@ class VM:
             progress: Told what is tried.
 
         Raises:
+            ConflictError: vmctl did not make it.
             WaitTimeoutError: The guest did not stop in time, and ``force`` was not given.
         """
+        self._record()
         with Reporter(self.name, progress).phase("shutdown") as phase:
             power.stop(self._domain, timeout=timeout, force=force, phase=phase)
         self._forget_connection()
@@ -147,8 +149,10 @@ class VM:
         """Stop its processors; one that is paused already is left so.
 
         Raises:
+            ConflictError: vmctl did not make it.
             WrongStateError: It is off.
         """
+        self._record()
         state = self._domain.state()
         if state in _OFF:
             raise self._is_off("be paused", state)
@@ -159,8 +163,10 @@ class VM:
         """Let it go on after `pause`; one that runs is left so.
 
         Raises:
+            ConflictError: vmctl did not make it.
             WrongStateError: It is off.
         """
+        self._record()
         state = self._domain.state()
         if state in _OFF:
             raise self._is_off("resume", state)

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vmctl.cli.root import root
+from vmctl.hypervisor.metadata import Phase, Record
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +35,22 @@ def vmctl() -> Vmctl:
         return CliRunner().invoke(root, list(args), input=stdin)
 
     return run
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> tuple[str, str]:
+    """Name a host of libvirt's test driver with one machine, `web`, that is vmctl's and runs.
+
+    Whoever connects to it gets it anew (https://libvirt.org/drvtest.html).
+    """
+    record = Record(phase=Phase.READY, created="2026-01-01T00:00:00+00:00", spec={"name": "web"})
+    node = tmp_path / "node.xml"
+    node.write_text(
+        "<node><domain type='test'><name>web</name><memory>65536</memory><os><type>hvm</type></os>"
+        f"<metadata>{record.to_xml()}</metadata></domain></node>",
+        encoding="utf-8",
+    )
+    return ("-c", f"test://{node}")
 
 
 Process = Callable[..., subprocess.CompletedProcess[str]]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import libvirt
 import pytest
 import yaml
 from click.testing import Result
@@ -81,14 +82,61 @@ def test_a_name_that_is_close_is_suggested(vmctl: Vmctl) -> None:
     assert "vmctl list" in vmctl(*_TEST, "info", "quite-another").stderr
 
 
-def test_power_verbs(vmctl: Vmctl) -> None:
-    for verb, state in (("pause", "paused"), ("resume", "running")):
-        done = vmctl(*_TEST, verb, "test")
-        assert done.exit_code == 0
-        assert done.stdout == ""
-        assert done.stderr == f"test: {state}\n"
-        data = json.loads(vmctl(*_TEST, verb, "test", "-f", "json").stdout)
-        assert [entry["state"] for entry in data] == [state]
+@pytest.mark.parametrize(
+    ("words", "state"),
+    [
+        (("pause", "web"), "paused"),
+        (("resume", "web"), "running"),
+        (("start", "web"), "running"),
+        (("stop", "web", "--force", "--timeout", "0"), "shut off"),
+        (("restart", "web", "--force", "--timeout", "0"), "running"),
+    ],
+)
+def test_power_verbs(
+    vmctl: Vmctl, own: tuple[str, str], words: tuple[str, ...], state: str
+) -> None:
+    done = vmctl(*own, *words)
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"web: {state}\n")
+    data = json.loads(vmctl(*own, *words, "-f", "json").stdout)
+    assert [(entry["name"], entry["state"]) for entry in data] == [("web", state)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("start", "test"),
+        ("stop", "test", "--force", "--timeout", "0"),
+        ("restart", "test", "--force", "--timeout", "0"),
+        ("pause", "test"),
+        ("resume", "test"),
+        ("delete", "test", "--yes"),
+        ("snapshot", "create", "test", "s"),
+    ],
+)
+def test_a_machine_of_somebody_elses_is_not_changed(vmctl: Vmctl, words: tuple[str, ...]) -> None:
+    before = vmctl(*_TEST, "info", "test", "-f", "json").stdout
+    done = vmctl(*_TEST, *words)
+    assert done.exit_code == 4
+    assert "not made by vmctl" in done.stderr
+    assert vmctl(*_TEST, "info", "test", "-f", "json").stdout == before
+
+
+def test_snapshots_of_somebody_elses_are_listed_and_left_alone(vmctl: Vmctl) -> None:
+    with libvirt.open(_TEST[1]) as raw:
+        raw.lookupByName("test").snapshotCreateXML(
+            "<domainsnapshot><name>theirs</name></domainsnapshot>"
+        )
+        try:
+            listed = json.loads(vmctl(*_TEST, "snapshot", "list", "test", "-f", "json").stdout)
+            assert [entry["name"] for entry in listed] == ["theirs"]
+            for verb in ("revert", "delete"):
+                done = vmctl(*_TEST, "snapshot", verb, "test", "theirs")
+                assert done.exit_code == 4
+                assert "not made by vmctl" in done.stderr
+            assert vmctl(*_TEST, "snapshot", "list", "test", "-f", "json").exit_code == 0
+            assert raw.lookupByName("test").snapshotLookupByName("theirs").getName() == "theirs"
+        finally:
+            raw.lookupByName("test").snapshotLookupByName("theirs").delete()
 
 
 def test_nothing_is_done_when_a_name_is_wrong(vmctl: Vmctl) -> None:
@@ -97,14 +145,8 @@ def test_nothing_is_done_when_a_name_is_wrong(vmctl: Vmctl) -> None:
     assert done.stderr.count("error:") == 1
 
 
-def test_a_machine_of_somebody_elses_is_not_deleted(vmctl: Vmctl) -> None:
-    done = vmctl(*_TEST, "delete", "test")
-    assert done.exit_code == 4
-    assert "not made by vmctl" in done.stderr
-
-
-def test_quiet_says_nothing(vmctl: Vmctl) -> None:
-    done = vmctl(*_TEST, "-q", "pause", "test")
+def test_quiet_says_nothing(vmctl: Vmctl, own: tuple[str, str]) -> None:
+    done = vmctl(*own, "-q", "pause", "web")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
 
 
