@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain, list_domains
 from vmctl.hypervisor.metadata import Record
-from vmctl.removal import remove_machine
+from vmctl.removal import releasable_bases, releasable_networks, remove_machine
 
 __all__ = ["Leftover", "collect"]
 
@@ -21,7 +21,10 @@ class Leftover:
         uuid: Its UUID.
         phase: What was being done: ``creating``, ``provisioning`` or ``deleting``.
         client: The host name of the client that was at work.
-        volumes: The volumes that it lists; some may never have existed.
+        volumes: ``POOL/NAME`` of the volumes that go with it, those of images that only it brought
+            included; some may never have existed.
+        networks: The networks that its launch started and that are stopped again, unless another
+            machine uses them by then.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Leftover:
     phase: str
     client: str
     volumes: tuple[str, ...]
+    networks: tuple[str, ...] = ()
 
 
 def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
@@ -60,5 +64,9 @@ def _leftover(domain: Domain, record: Record) -> Leftover:
         uuid=domain.uuid,
         phase=record.phase.value,
         client="" if record.claim is None else record.claim.client,
-        volumes=tuple(f"{volume.pool}/{volume.name}" for volume in record.volumes),
+        volumes=(
+            *(f"{volume.pool}/{volume.name}" for volume in record.volumes),
+            *(f"{pool}/{name}" for pool, name in releasable_bases(domain, record)),
+        ),
+        networks=releasable_networks(domain, record),
     )

@@ -18,7 +18,7 @@ from vmctl.guest.identity import KeyPair
 from vmctl.guest.reach import Reach
 from vmctl.guest.readiness import Deadlines, wait_until_ready
 from vmctl.guest.ssh import SSHSession
-from vmctl.hypervisor import domains
+from vmctl.hypervisor import domains, networks
 from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
@@ -113,7 +113,7 @@ def launch(
 def create(spec: VMSpec, around: Surroundings, *, progress: ProgressCallback | None) -> Launched:
     """Make a machine without starting it."""
     transaction = _Transaction(spec, around, progress, seconds=0.0, keep=False)
-    return transaction.run(lambda _domain, _record: None, last_phase=Phase.PROVISIONING)
+    return transaction.run(None, last_phase=Phase.PROVISIONING)
 
 
 def finish(domain: Domain, record: Record) -> None:
@@ -145,12 +145,13 @@ class _Transaction:
         self._keep = keep
         self._spec = spec
         self._brought: tuple[tuple[str, str], ...] = ()
+        self._started: tuple[str, ...] = ()
         self._foreign: set[str] = set()
         self._whole = False
 
     def run(
         self,
-        bring_up: Callable[[Domain, Record], SSHSession | None],
+        bring_up: Callable[[Domain, Record], SSHSession | None] | None,
         *,
         last_phase: Phase,
     ) -> Launched:
@@ -171,7 +172,7 @@ class _Transaction:
         self,
         plan: Plan,
         claim: Claim,
-        bring_up: Callable[[Domain, Record], SSHSession | None],
+        bring_up: Callable[[Domain, Record], SSHSession | None] | None,
         last_phase: Phase,
     ) -> Launched:
         record = replace(plan.record, claim=claim)
@@ -182,7 +183,10 @@ class _Transaction:
             if plan.spec.autostart:
                 domain.set_autostart(on=True)
             self._whole = True
-            session = bring_up(domain, record)
+            session = None
+            if bring_up is not None:
+                self._start_networks(domain)
+                session = bring_up(domain, record)
             if last_phase is Phase.READY:
                 finish(domain, record)
             else:
@@ -217,6 +221,13 @@ class _Transaction:
                 else:
                     self._create(plan, volume)
                     _fill(plan, volume)
+
+    def _start_networks(self, domain: Domain) -> None:
+        for name in domain.networks():
+            if not networks.is_active(domain.connection, name):
+                self._started = (*self._started, name)
+                domain.update_record(started_networks=self._started)
+                networks.ensure_active(domain.connection, name)
 
     def _create(self, plan: Plan, volume: NewVolume, backing_path: str | None = None) -> None:
         name = volume.owned.name
@@ -265,7 +276,10 @@ class _Transaction:
         with self._reporter.phase("undo"):
             try:
                 own = tuple(entry for entry in record.volumes if entry.name not in self._foreign)
-                remove_machine(domain, replace(record, volumes=own, brought=self._brought))
+                made = replace(
+                    record, volumes=own, brought=self._brought, started_networks=self._started
+                )
+                remove_machine(domain, made)
             except VmctlError as failure:
                 left = failure.left if isinstance(failure, RollbackError) else ()
                 raise RollbackError(

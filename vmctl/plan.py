@@ -98,6 +98,7 @@ def make_plan(
             f"and the host has {facts.memory >> 20} MiB in all",
             hint="give it less memory, or use a larger host",
         )
+    _check_networks(spec, connection)
     pool = open_pool(connection, pool_name)
     builder = _Builder(spec, identifier, pool, reporter)
     disks = tuple(builder.disks())
@@ -146,9 +147,6 @@ def make_plan(
                     if volume.base is not None
                 )
             ),
-            started_networks=tuple(
-                name for name in _networks(spec) if not is_active(connection, name)
-            ),
             instance_id="" if identity is None else identity.instance_id,
             host_key="" if identity is None else identity.host_key_public,
             ssh_user="" if identity is None else ssh_user(spec),
@@ -169,8 +167,10 @@ def _identity(spec: VMSpec, uuid: str, key: KeyPair) -> SeedIdentity | None:
     )
 
 
-def _networks(spec: VMSpec) -> list[str]:
-    return list(dict.fromkeys(nic.network for nic in spec.nics if nic.network is not None))
+def _check_networks(spec: VMSpec, connection: Connection) -> None:
+    """Say that a network isn't there while nothing is made yet; starting it can wait."""
+    for name in dict.fromkeys(nic.network for nic in spec.nics if nic.network is not None):
+        is_active(connection, name)
 
 
 def _with_key_files(spec: VMSpec) -> VMSpec:

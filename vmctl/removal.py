@@ -12,7 +12,7 @@ from vmctl.hypervisor.domains import Domain, State, list_domains
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.storage import open_pool
 
-__all__ = ["remove_machine"]
+__all__ = ["releasable_bases", "releasable_networks", "remove_machine"]
 
 # Longer than the removal of anything takes.
 _CLAIM_SECONDS = 600.0
@@ -58,10 +58,10 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
             ),
             hint="mend the cause and run `vmctl gc`",
         ) from causes[0]
-    for base in record.brought:
-        _release_base(domain, base)
-    for network in record.started_networks:
-        _release_network(domain, network)
+    for pool, image in releasable_bases(domain, record):
+        open_pool(domain.connection, pool).delete(image)
+    for network in releasable_networks(domain, record):
+        networks.stop(domain.connection, network)
     try:
         domain.undefine()
     except NotFoundError:
@@ -83,23 +83,29 @@ def _remove_volume(domain: Domain, volume: OwnedVolume) -> None:
                 pool.delete(name)
 
 
-def _release_base(domain: Domain, base: tuple[str, str]) -> None:
-    """Remove an image that the machine's launch brought, unless another machine came to use it."""
-    for other, _state, record in list_domains(domain.connection):
-        if other.uuid != domain.uuid and record is not None and base in record.bases:
-            return
-    pool_name, volume = base
-    if images.is_base(volume):
-        open_pool(domain.connection, pool_name).delete(volume)
+def releasable_bases(domain: Domain, record: Record) -> list[tuple[str, str]]:
+    """Return (pool, volume) of the images that only this machine's launch brought.
+
+    Those that another machine came to use are left out.
+    """
+    used = {
+        base
+        for other, _state, its in list_domains(domain.connection)
+        if other.uuid != domain.uuid and its is not None
+        for base in its.bases
+    }
+    return [base for base in record.brought if images.is_base(base[1]) and base not in used]
 
 
-def _release_network(domain: Domain, name: str) -> None:
-    """Stop a network that the machine's launch started, unless another machine came to use it."""
-    for other, state, record in list_domains(domain.connection):
-        at_work = state is not State.SHUT_OFF or (record is not None and record.claim is not None)
-        if other.uuid == domain.uuid or not at_work:
-            continue
-        with suppress(NotFoundError):
-            if name in other.networks():
-                return
-    networks.stop(domain.connection, name)
+def releasable_networks(domain: Domain, record: Record) -> tuple[str, ...]:
+    """Return the networks that this machine's launch started and that no other came to use."""
+    if not record.started_networks:
+        return ()
+    used: set[str] = set()
+    for other, state, its in list_domains(domain.connection):
+        at_work = state is not State.SHUT_OFF or (its is not None and its.claim is not None)
+        if other.uuid != domain.uuid and at_work:
+            # It may go away meanwhile, and then it uses none.
+            with suppress(NotFoundError):
+                used.update(other.networks())
+    return tuple(name for name in record.started_networks if name not in used)

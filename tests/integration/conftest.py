@@ -95,7 +95,10 @@ def pool_volumes(host: vmctl.Host) -> set[str]:
     return set(pool.listVolumes())
 
 
-def snapshot_of_host(host: vmctl.Host) -> tuple[set[str], set[str], set[str]]:
+HostState = tuple[set[str], set[str], set[str]]
+
+
+def snapshot_of_host(host: vmctl.Host) -> HostState:
     """Return all that a launch may change on a host: machines, volumes, networks."""
     raw = host._connection.raw
     return (

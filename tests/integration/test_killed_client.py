@@ -7,15 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 import vmctl
+from vmctl.gc import Leftover
 from vmctl.hypervisor import networks, private
 
-from .conftest import snapshot_of_host
+from .conftest import HostState, snapshot_of_host
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -68,15 +69,33 @@ def test_sigkill_at_every_change_of_a_launch(
         status, said = launch_and_die(private_host, spec, at)
         assert status == -signal.SIGKILL, said
         tried.add((at, said))
+        made = snapshot_of_host(host)
         found = host.gc(dry_run=True)
         assert host.gc(dry_run=True) == found
+        assert snapshot_of_host(host) == made
+        assert told(found) >= changes(before, made), (at, said)
         assert [entry.name for entry in host.gc()] == [entry.name for entry in found]
         assert snapshot_of_host(host) == before, (at, said)
         assert host.gc() == []
     assert len(tried) >= 10
 
 
-def _only_new_base(host: vmctl.Host, before: tuple[set[str], set[str], set[str]]) -> str:
+def told(found: Sequence[Leftover]) -> set[str]:
+    """Return all that a dry run names."""
+    return {
+        name
+        for entry in found
+        for name in (entry.name, *entry.networks, *(v.partition("/")[2] for v in entry.volumes))
+    }
+
+
+def changes(before: HostState, after: HostState) -> set[str]:
+    """Return the names of what is on a host after, and was not before."""
+    started = {name.removesuffix(" 1") for name in after[2] - before[2]}
+    return (after[0] - before[0]) | (after[1] - before[1]) | started
+
+
+def _only_new_base(host: vmctl.Host, before: HostState) -> str:
     (name,) = snapshot_of_host(host)[1] - before[1]
     return name
 

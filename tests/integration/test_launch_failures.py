@@ -284,6 +284,21 @@ def test_a_failed_launch_leaves_a_network_that_others_came_to_use(
         vm.delete()
 
 
+def test_a_failed_launch_leaves_a_network_that_somebody_else_started(
+    host: vmctl.Host, make_spec: SpecMaker, idle_network: str
+) -> None:
+    def start_it(progress: vmctl.Progress) -> None:
+        if (progress.phase, progress.state) == ("disks", "begin"):
+            networks.ensure_active(host._connection, idle_network)
+
+    port = {"user": True, "forwards": [{"host": 18083, "guest": 80}]}
+    first = host.launch(make_spec(nics=[port]), wait=False)
+    with pytest.raises(vmctl.ConflictError, match="can't forward the port 18083"):
+        host.launch(make_spec(nics=[{"network": idle_network}, port]), progress=start_it)
+    assert networks.is_active(host._connection, idle_network)
+    first.delete()
+
+
 def test_a_network_that_can_not_be_started_is_one_sentence(
     host: vmctl.Host, make_spec: SpecMaker
 ) -> None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from vmctl.cli.context import App, pass_app
 from vmctl.cli.lazy import command
 from vmctl.cli.output import print_table
 
+if TYPE_CHECKING:
+    from vmctl.gc import Leftover
+
 __all__ = ["gc"]
+
+
+def _parts(left: Leftover) -> Iterator[str]:
+    yield "machine"
+    yield from (f"volume {name}" for name in left.volumes)
+    yield from (f"network {name}, stopped" for name in left.networks)
 
 
 @command("gc")
@@ -22,8 +34,8 @@ def gc(app: App, dry_run: bool) -> None:
     def table() -> None:
         if found:
             print_table(
-                ("NAME", "PHASE", "CLIENT", "VOLUMES"),
-                [(e.name, e.phase, e.client, str(len(e.volumes))) for e in found],
+                ("NAME", "PHASE", "CLIENT", "WHAT GOES"),
+                [(e.name, e.phase, e.client, part) for e in found for part in _parts(e)],
             )
         what = f"{len(found)} machine{'' if len(found) == 1 else 's'}"
         done = "would be removed" if dry_run else "removed"
