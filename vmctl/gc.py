@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vmctl.errors import NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor.connection import Connection
-from vmctl.hypervisor.domains import Domain, list_domains
+from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record
+from vmctl.hypervisor.names import list_domains
 from vmctl.removal import releasable_bases, releasable_networks, remove_machine
 
 __all__ = ["Leftover", "collect"]
@@ -46,16 +48,47 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
         What was found.
 
     Raises:
-        RollbackError: Something could not be removed.
+        RollbackError: Something could not be removed; all that could be was.
     """
-    found = []
-    for domain, _state, record in list_domains(connection):
-        if record is None or record.claim is None or not record.claim.is_abandoned():
+    found, failures = [], []
+    for listed in list_domains(connection):
+        if not _is_abandoned(listed.record):
             continue
-        found.append(_leftover(domain, record))
-        if not dry_run:
-            remove_machine(domain, record)
+        try:
+            # Its client may have come to its end since it was listed.
+            record = listed.domain.record()
+            if record is None or not _is_abandoned(record):
+                continue
+            found.append(_leftover(listed.domain, record))
+            if not dry_run:
+                remove_machine(listed.domain, record)
+        except NotFoundError:
+            continue
+        except VmctlError as error:
+            failures.append(error)
+    if failures:
+        raise _together(failures)
     return found
+
+
+def _is_abandoned(record: Record | None) -> bool:
+    return record is not None and record.claim is not None and record.claim.is_abandoned()
+
+
+def _together(failures: list[VmctlError]) -> VmctlError:
+    if len(failures) == 1:
+        return failures[0]
+    return RollbackError(
+        f"{len(failures)} machines could not be removed",
+        left=tuple(
+            what
+            for failure in failures
+            if isinstance(failure, RollbackError)
+            for what in failure.left
+        ),
+        details="\n".join(str(failure) for failure in failures),
+        hint="mend the causes and run `vmctl gc` again",
+    )
 
 
 def _leftover(domain: Domain, record: Record) -> Leftover:

@@ -13,7 +13,7 @@ from vmctl.guest.identity import KeyPair, own_key
 from vmctl.guest.reach import Reach
 from vmctl.guest.readiness import Deadlines
 from vmctl.guest.sessions import Sessions
-from vmctl.hypervisor import domains
+from vmctl.hypervisor import names
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.facts import read_facts
 from vmctl.hypervisor.uri import resolve
@@ -173,11 +173,11 @@ class Host:
         Raises:
             NotFoundError: There is none.
         """
-        return VM(self, domains.find(self._connection, name))
+        return VM(self, names.find(self._connection, name))
 
     def list(self) -> Sequence[info.MachineSummary]:
         """Return a line for every machine on the host, sorted by name."""
-        return [info.summarize(*entry) for entry in domains.list_domains(self._connection)]
+        return [info.summarize(entry) for entry in names.list_domains(self._connection)]
 
     def gc(self, *, dry_run: bool = False) -> Sequence[gc.Leftover]:
         """Remove what killed clients left, and nothing else.

@@ -20,10 +20,20 @@ from vmctl.hypervisor.storage import Pool, Volume
 from vmctl.progress import Phase
 from vmctl.render.volume import render_volume
 
-__all__ = ["Image", "base_name", "ensure_in_pool", "inspect", "is_base", "is_complete"]
+__all__ = [
+    "Image",
+    "base_name",
+    "ensure_in_pool",
+    "inspect",
+    "is_base",
+    "is_complete",
+    "refuse_without_room",
+]
 
 _MAGIC = b"QFI\xfb"
 _CHUNK = 1024 * 1024
+_V3_HEADER = 104
+_HINT_DAMAGED = "get it again, and compare its checksum"
 # The header goes into the pool last: a base image whose first bytes are there is whole.
 _HEADER_SIZE = 65536
 # An upload that has not moved for so long has nobody behind it.
@@ -77,7 +87,9 @@ def inspect(path: str | os.PathLike[str], *, phase: Phase | None = None) -> Imag
         ) from error
     except OSError as error:
         raise ImageError(
-            f"can't read the image {str(path)!r}", details=error.strerror or str(error)
+            f"can't read the image {str(path)!r}",
+            details=error.strerror or str(error),
+            hint="give the path of a qcow2 file that this user may read",
         ) from error
     return Image(path=file, size=status.st_size, virtual_size=virtual_size, digest=digest)
 
@@ -95,21 +107,35 @@ def _check_header(path: Path, header: bytes) -> int:
     version, backing = struct.unpack(">IQ", header[4:16])
     (virtual_size,) = struct.unpack(">Q", header[24:32])
     if version not in {2, 3}:
-        raise ImageError(f"{str(path)!r} is a qcow2 image of the unknown version {version}")
+        raise ImageError(
+            f"{str(path)!r} is a qcow2 image of the unknown version {version}",
+            hint="qcow2 has the versions 2 and 3: make it anew with a qemu-img that is not newer",
+        )
     if backing:
         raise ImageError(
             f"{str(path)!r} is an overlay: its header names a backing file",
             hint="merge it with its backing file first: qemu-img convert -O qcow2 FILE NEW.qcow2",
         )
+    if version == 3 and len(header) < _V3_HEADER:
+        raise ImageError(f"{str(path)!r} is a qcow2 image that was cut off", hint=_HINT_DAMAGED)
     incompatible = struct.unpack(">Q", header[72:80])[0] if version == 3 else 0
     if incompatible & 0b100:
-        raise ImageError(f"{str(path)!r} keeps its data in another file, which its header names")
+        raise ImageError(
+            f"{str(path)!r} keeps its data in another file, which its header names",
+            hint="put it into one file: qemu-img convert -O qcow2 FILE NEW.qcow2",
+        )
     if incompatible & ~0b11111:
-        raise ImageError(f"{str(path)!r} has qcow2 features that are not known here")
+        raise ImageError(
+            f"{str(path)!r} has qcow2 features that are not known here",
+            hint="write it without them: qemu-img convert -O qcow2 FILE NEW.qcow2",
+        )
     if incompatible & 0b10:
         raise ImageError(f"{str(path)!r} is marked as corrupt", hint="qemu-img check FILE")
     if not 0 < virtual_size <= _MAX_VIRTUAL_SIZE:
-        raise ImageError(f"{str(path)!r} claims a disk of {virtual_size} bytes")
+        raise ImageError(
+            f"{str(path)!r} claims a disk of {virtual_size} bytes",
+            hint="a disk has from 1 byte to 1 PiB: see what made the image",
+        )
     return int(virtual_size)
 
 
@@ -195,85 +221,117 @@ def is_base(volume: str) -> bool:
 
 
 def is_complete(pool: Pool, volume: str) -> bool:
-    """Return whether a base image in the pool is whole."""
-    return pool.download(volume, length=4) == _MAGIC
+    """Return whether a base image is in the pool, and whole."""
+    try:
+        return pool.download(volume, length=len(_MAGIC)) == _MAGIC
+    except NotFoundError:
+        return False
+
+
+def refuse_without_room(pool: Pool, image: Image) -> None:
+    """Say that the pool has no room for an image that it lacks, before anything is made.
+
+    Raises:
+        ResourceError: It has less than the image's size free.
+    """
+    if pool.find(base_name(image)) is not None:
+        return
+    pool.refresh()
+    if pool.info().available < image.size:
+        raise pool.no_room(f"for the image ({image.size} bytes)")
 
 
 def ensure_in_pool(
-    pool: Pool, image: Image, *, phase: Phase, before_upload: Callable[[], None]
+    pool: Pool, image: Image, *, phase: Phase, note_brought: Callable[[bool], None]
 ) -> Volume:
     """Return the image's volume, uploaded if it isn't there; of many that try, one uploads.
+
+    Whoever uploads writes the same bytes to the same places, and the header last. So one whose
+    uploader has gone can be taken over by writing all of it again; nothing is deleted here.
 
     Args:
         pool: Where to.
         image: What.
         phase: Told how far it is.
-        before_upload: Called before the volume is created.
+        note_brought: Called with True before the volume is created, and with False when it turns
+            out that it was there.
 
     Raises:
         ResourceError: The pool is too full.
         ImageError: The file changed while it was being read.
+        ConflictError: The upload stood still for so long that another may have taken it over.
     """
     name = base_name(image)
     while True:
-        found = pool.find(name)
-        if found is not None and is_complete(pool, name):
+        if is_complete(pool, name):
             phase.update("already in the pool")
-            return found
-        if found is None:
-            before_upload()
+            break
+        if pool.find(name) is None:
+            note_brought(True)
             try:
                 pool.create(name, render_volume(name, capacity=image.size, format="raw"))
             except ConflictError:
+                note_brought(False)
+                pool.refresh()
                 continue
-            return _upload(pool, image, name, phase)
-        _await_other_upload(pool, name, phase)
-
-
-def _upload(pool: Pool, image: Image, name: str, phase: Phase) -> Volume:
-    pool.refresh()
-    if pool.info().available < image.size:
-        pool.delete(name)
-        raise pool.no_room(f"for the image ({image.size} bytes)")
-    sent = 0
-    sha256 = hashlib.sha256()
-
-    def progress(count: int) -> None:
-        nonlocal sent
-        sent += count
-        phase.update("uploading", sent / image.size)
-
-    try:
-        with image.path.open("rb") as file:
-            header = file.read(_HEADER_SIZE)
-            sha256.update(header)
-            rest = _Hashing(file, sha256.update)
-            pool.upload(
-                name,
-                rest,  # type: ignore[arg-type]  # it only has to be read from
-                length=image.size - len(header),
-                offset=len(header),
-                sent=progress,
-            )
-        if sha256.hexdigest() != image.digest:
-            raise ImageError(
-                f"the image {str(image.path)!r} changed while it was being read",
-                hint="launch from a file that nothing writes to",
-            )
-        pool.upload(name, io.BytesIO(header), length=len(header), sent=progress)
-    except BaseException:
-        pool.delete(name)
-        raise
+            _upload(pool, image, name, phase)
+        elif _stands_still(pool, name, phase):
+            phase.update("its uploader is gone; uploading it again")
+            _upload(pool, image, name, phase)
     found = pool.find(name)
     if found is None:
         raise ConflictError(
-            f"the volume '{name}' was removed while it was being uploaded",
+            f"the volume '{name}' was removed while it was about to be used",
             hint="launch again",
         )
     return found
 
 
-class _Hashing:
+def _upload(pool: Pool, image: Image, name: str, phase: Phase) -> None:
+    sent, moved = 0, _clock()
+    sha256 = hashlib.sha256()
+
+    def progress(count: int) -> None:
+        nonlocal sent, moved
+        sent += count
+        moved = _clock()
+        phase.update("uploading", sent / image.size)
+
+    def show(piece: bytes) -> None:
+        if _clock() - moved > _STALLED_SECONDS / 2:
+            raise ConflictError(
+                f"the upload of the image {str(image.path)!r} stood still for too long",
+                hint="launch again",
+            )
+        sha256.update(piece)
+
+    with image.path.open("rb") as file:
+        header = file.read(_HEADER_SIZE)
+        # These bytes are what QEMU will see; those that were looked at before may be others.
+        _check_header(image.path, header)
+        sha256.update(header)
+        pool.upload(
+            name,
+            _Shown(file, show),  # type: ignore[arg-type]  # it only has to be read from
+            length=image.size - len(header),
+            offset=len(header),
+            sent=progress,
+        )
+    if sha256.hexdigest() != image.digest:
+        raise ImageError(
+            f"the image {str(image.path)!r} changed while it was being read",
+            hint="launch from a file that nothing writes to",
+        )
+    show(b"")
+    pool.upload(name, io.BytesIO(header), length=len(header), sent=progress)
+
+
+def _clock() -> float:
+    """Return seconds that go on while the machine sleeps, as they do for others."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class _Shown:
     """Reads from a file and shows each piece to somebody."""
 
     def __init__(self, file: io.BufferedReader, show: Callable[[bytes], None]) -> None:
@@ -286,25 +344,13 @@ class _Hashing:
         return piece
 
 
-def _await_other_upload(pool: Pool, name: str, phase: Phase) -> None:
-    """Wait for somebody else's upload to end; one that nobody is behind any more is removed."""
+def _stands_still(pool: Pool, name: str, phase: Phase) -> bool:
+    """Wait for somebody else's upload to move, or to end; returns whether it doesn't."""
     phase.update("somebody else is uploading it")
-    while True:
-        before = pool.volume_info(name)
-        moved = Signal().wait_for(
-            lambda seen=before: _moved(pool, name, seen),  # type: ignore[misc]
-            deadline=time.monotonic() + _STALLED_SECONDS,
-            recheck=0.5,
-        )
-        if moved is None:
-            pool.delete(name)
-            return
-        if moved == "done":
-            return
+    before = pool.volume_info(name)
 
+    def moved() -> bool | None:
+        return True if pool.volume_info(name) != before or is_complete(pool, name) else None
 
-def _moved(pool: Pool, name: str, before: object) -> str | None:
-    now = pool.volume_info(name)
-    if now is None or is_complete(pool, name):
-        return "done"
-    return "moved" if now != before else None
+    deadline = time.monotonic() + _STALLED_SECONDS
+    return Signal().wait_for(moved, deadline=deadline, recheck=0.5) is None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lxml import etree
 
+from vmctl.errors import VmctlError
 from vmctl.guest import addresses
 from vmctl.hypervisor import snapshots
 from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain, State
 from vmctl.hypervisor.metadata import Record
+from vmctl.hypervisor.names import Listed
 
 __all__ = ["DiskInfo", "MachineInfo", "MachineSummary", "NicInfo", "describe", "summarize"]
 
@@ -26,7 +29,8 @@ class MachineSummary:
         uuid: Its UUID.
         state: libvirt's word for its state.
         phase: How far vmctl is with it: ``creating``, ``provisioning``, ``ready``, ``deleting``;
-            empty for a machine that vmctl did not make.
+            empty for a machine that vmctl did not make, ``unreadable`` for one whose record this
+            vmctl can't read.
         addresses: Where its guest can be reached, as far as that is known without asking it.
         labels: Its labels.
     """
@@ -99,13 +103,15 @@ class MachineInfo(MachineSummary):
     sources: dict[str, str] = field(default_factory=dict)
 
 
-def summarize(domain: Domain, state: State, record: Record | None) -> MachineSummary:
+def summarize(listed: Listed) -> MachineSummary:
     """Return the line of a list for one machine."""
+    domain, state, record = listed.domain, listed.state, listed.record
+    phase = "" if record is None else record.phase.value
     return MachineSummary(
         name=domain.name,
         uuid=domain.uuid,
         state=state.value,
-        phase="" if record is None else record.phase.value,
+        phase=phase if listed.readable else "unreadable",
         addresses=_known_addresses(domain, state, record),
         labels={} if record is None else dict(record.spec.get("labels") or {}),
     )
@@ -115,8 +121,10 @@ def _known_addresses(domain: Domain, state: State, record: Record | None) -> tup
     fixed = [] if record is None else addresses.static_addresses(record.spec).values()
     found = [address for group in fixed for address in group]
     if state in {State.RUNNING, State.PAUSED, State.IDLE}:
-        leased = domain.addresses(ADDRESS_SOURCES["lease"])
-        found += [address for group in leased.values() for address, _prefix in group]
+        # It may have stopped, or gone, since it was listed; and its network may be gone.
+        with suppress(VmctlError):
+            leased = domain.addresses(ADDRESS_SOURCES["lease"])
+            found += [address for group in leased.values() for address, _prefix in group]
     return tuple(dict.fromkeys(found))
 
 
@@ -127,7 +135,7 @@ def describe(domain: Domain, record: Record | None) -> MachineInfo:
     sighting = addresses.Sighting()
     if state is State.RUNNING and record is not None:
         sighting = addresses.look(domain, record.spec)
-    summary = summarize(domain, state, record)
+    summary = summarize(Listed(domain, state, record))
     os_type = root.find("os/type")
     return MachineInfo(
         name=summary.name,

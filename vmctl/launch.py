@@ -8,6 +8,7 @@ is made, started and waited for. Whatever fails, all of it is undone; what a kil
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,16 +19,17 @@ from vmctl.guest.identity import KeyPair
 from vmctl.guest.reach import Reach
 from vmctl.guest.readiness import Deadlines, wait_until_ready
 from vmctl.guest.ssh import SSHSession
-from vmctl.hypervisor import domains, networks
+from vmctl.hypervisor import names, networks
 from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.metadata import Phase, Record, Role
 from vmctl.hypervisor.seeds import eject_seed
 from vmctl.plan import NewVolume, Plan, make_plan
 from vmctl.progress import Phase as ReportedPhase
-from vmctl.progress import ProgressCallback, Reporter
-from vmctl.removal import remove_machine
+from vmctl.progress import ProgressCallback, Reporter, being_undone
+from vmctl.removal import is_going, remove_machine
 from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.render.volume import render_volume
@@ -37,6 +39,8 @@ __all__ = ["Launched", "Surroundings", "create", "finish", "launch"]
 
 # Besides the waiting: uploading an image to a far host may take its time.
 _MAKING_SECONDS = 7200.0
+# The longest that a removal by somebody else is waited for.
+_REMOVAL_SECONDS = 120.0
 # What a launch brought or started stays from here on, whatever becomes of the machine.
 _LAUNCH_IS_OVER: dict[str, Any] = {"brought": (), "started_networks": ()}
 
@@ -116,16 +120,18 @@ def create(spec: VMSpec, around: Surroundings, *, progress: ProgressCallback | N
     return transaction.run(None, last_phase=Phase.PROVISIONING)
 
 
-def finish(domain: Domain, record: Record) -> None:
+def finish(domain: Domain) -> None:
     """Record that a machine is ready, and take its seed away: the secrets in it are used up.
 
     The seed leaves the drive, then the pool, then the record, so that wherever this is interrupted
     the record still lists what is left.
     """
-    seed = record.volume(Role.SEED)
+    # As it is now: others may have changed it while the guest was waited for.
+    record = domain.record()
+    seed = None if record is None else record.volume(Role.SEED)
     if seed is not None:
         eject_seed(domain, seed)
-    left = tuple(volume for volume in record.volumes if volume is not seed)
+    left = () if record is None else tuple(entry for entry in record.volumes if entry is not seed)
     domain.update_record(phase=Phase.READY, claim=None, volumes=left, **_LAUNCH_IS_OVER)
 
 
@@ -188,7 +194,7 @@ class _Transaction:
                 self._start_networks(domain)
                 session = bring_up(domain, record)
             if last_phase is Phase.READY:
-                finish(domain, record)
+                finish(domain)
             else:
                 domain.update_record(phase=last_phase, claim=None, **_LAUNCH_IS_OVER)
         except BaseException as error:
@@ -199,14 +205,14 @@ class _Transaction:
     def _refuse_taken_name(self) -> None:
         """Say that a name is taken before any work is done for it; defining it decides."""
         try:
-            domains.find(self._around.connection, self._spec.name)
+            names.find(self._around.connection, self._spec.name)
         except NotFoundError:
             return
-        raise domains.name_is_taken(self._spec.name)
+        raise names.name_is_taken(self._spec.name)
 
     def _reserve(self, plan: Plan, record: Record) -> None:
         with self._reporter.phase("define"):
-            domains.define(
+            names.define(
                 self._around.connection,
                 plan.xml(record=record, templates=self._around.templates),
                 name=plan.spec.name,
@@ -249,22 +255,39 @@ class _Transaction:
         image: images.Image,
         phase: ReportedPhase,
     ) -> None:
-        name = images.base_name(image)
+        key = (plan.pool.name, images.base_name(image))
 
-        def note_upload() -> None:
-            self._brought = (*self._brought, (plan.pool.name, name))
+        def note_brought(brought: bool) -> None:
+            rest = tuple(entry for entry in self._brought if entry != key)
+            self._brought = (*rest, key) if brought else rest
             domain.update_record(brought=self._brought)
 
         for last in (False, False, True):
-            base = images.ensure_in_pool(plan.pool, image, phase=phase, before_upload=note_upload)
+            self._await_removal(domain, key, phase)
+            base = images.ensure_in_pool(plan.pool, image, phase=phase, note_brought=note_brought)
             try:
                 self._create(plan, volume, base.path)
             except VmctlError:
                 # Its uploader may have given up on its own launch, and taken the image with it.
-                if last or plan.pool.find(name) is not None:
+                if last or plan.pool.find(base.name) is not None:
                     raise
             else:
                 return
+
+    def _await_removal(self, domain: Domain, base: tuple[str, str], phase: ReportedPhase) -> None:
+        """Wait while somebody who brought the image is removing it again."""
+
+        def gone() -> bool | None:
+            if not is_going(domain, base):
+                return True
+            phase.update("somebody else is removing it")
+            return None
+
+        if Signal().wait_for(gone, deadline=time.monotonic() + _REMOVAL_SECONDS) is None:
+            raise ConflictError(
+                f"the image '{base[1]}' in the pool '{base[0]}' is being removed",
+                hint="wait until that has ended, and launch again",
+            )
 
     def _undo(self, domain: Domain, record: Record, error: BaseException) -> None:
         if isinstance(error, ConflictError) and not domain.exists():
@@ -273,7 +296,8 @@ class _Transaction:
         if self._keep and self._whole and isinstance(error, VmctlError):
             domain.update_record(phase=Phase.PROVISIONING, claim=None, **_LAUNCH_IS_OVER)
             return
-        with self._reporter.phase("undo"):
+        # What was made goes, whatever becomes of the one who is told of it.
+        with self._reporter.phase("undo", must_run=True), being_undone():
             try:
                 own = tuple(entry for entry in record.volumes if entry.name not in self._foreign)
                 made = replace(

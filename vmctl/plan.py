@@ -136,6 +136,7 @@ def make_plan(
             initrd=initrd,
         ),
         record=Record(
+            uuid=identifier,
             phase=Phase.CREATING,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             spec=spec.without_secrets(),
@@ -205,7 +206,9 @@ def _key_lines(name: str, field: str) -> list[str]:
     if any("PRIVATE KEY" in line for line in keys):
         problem = SpecProblem(field, f"{name!r} is a private key; name the .pub file beside it")
         raise SpecError(
-            "the spec names a private key where a public one belongs", problems=[problem]
+            "the spec names a private key where a public one belongs",
+            problems=[problem],
+            hint="the public half lies in the file with .pub at its end",
         )
     return keys
 
@@ -302,7 +305,9 @@ class _Builder:
                     hint="download it, check its digest, and give its path",
                 )
             with self._reporter.phase("image") as phase:
-                self._images[reference] = images.inspect(reference, phase=phase)
+                image = images.inspect(reference, phase=phase)
+            images.refuse_without_room(self._pool, image)
+            self._images[reference] = image
         return self._images[reference]
 
     def _existing(self, reference: str, field: str) -> str:
@@ -323,11 +328,19 @@ def _capacity(size: int | None, base: images.Image | None, field: str) -> int:
     if base is None:
         if size is None:
             problem = SpecProblem(f"{field}.size", "a blank disk needs a size")
-            raise SpecError("the spec is not complete", problems=[problem])
+            raise SpecError(
+                "the spec is not complete",
+                problems=[problem],
+                hint="write `size: 10GiB`, or name an image or a volume",
+            )
         return int(size)
     if size is not None and size < base.virtual_size:
         problem = SpecProblem(
             f"{field}.size", f"{int(size)} bytes are less than its image's {base.virtual_size}"
         )
-        raise SpecError("a disk is smaller than the image it is a clone of", problems=[problem])
+        raise SpecError(
+            "a disk is smaller than the image it is a clone of",
+            problems=[problem],
+            hint="leave `size` out, or make it at least as large as the image's disk",
+        )
     return int(size or base.virtual_size)

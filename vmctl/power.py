@@ -21,7 +21,7 @@ __all__ = ["apply_forwards", "start", "stop"]
 _AGENT_SECONDS = 20.0
 
 
-def start(domain: Domain, spec: dict[str, Any], *, paused: bool = False) -> None:
+def start(domain: Domain, spec: dict[str, Any]) -> None:
     """Start a machine, with its networks, and open the ports that its spec forwards.
 
     Raises:
@@ -31,7 +31,7 @@ def start(domain: Domain, spec: dict[str, Any], *, paused: bool = False) -> None
     """
     for name in domain.networks():
         networks.ensure_active(domain.connection, name)
-    domain.start(paused=paused)
+    domain.start()
     try:
         apply_forwards(domain, spec)
     except VmctlError:

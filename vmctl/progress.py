@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Phase", "Progress", "ProgressCallback", "Reporter"]
+__all__ = [
+    "Phase",
+    "Progress",
+    "ProgressCallback",
+    "Reporter",
+    "being_undone",
+    "is_being_undone",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +83,36 @@ class Phase:
         self.tell("update", detail, fraction)
 
 
+def _tolerant(callback: ProgressCallback | None) -> ProgressCallback | None:
+    if callback is None:
+        return None
+
+    def tell(report: Progress) -> None:
+        with suppress(Exception):
+            callback(report)
+
+    return tell
+
+
+_undoing = 0
+
+
+@contextmanager
+def being_undone() -> Iterator[None]:
+    """Say, while the block runs, that something is being undone and better not interrupted."""
+    global _undoing  # noqa: PLW0603 - signals are the process's own, and so is what they interrupt
+    _undoing += 1
+    try:
+        yield
+    finally:
+        _undoing -= 1
+
+
+def is_being_undone() -> bool:
+    """Return whether something is being undone right now, for who handles signals."""
+    return _undoing > 0
+
+
 class Reporter:
     """Reports the phases of one machine to one callback."""
 
@@ -84,9 +121,15 @@ class Reporter:
         self._callback = callback
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[Phase]:
-        """Report the beginning and the end of what the block does."""
-        phase = Phase(self._machine, name, self._callback)
+    def phase(self, name: str, *, must_run: bool = False) -> Iterator[Phase]:
+        """Report the beginning and the end of what the block does.
+
+        Args:
+            name: The phase.
+            must_run: Whether the block runs even if the callback fails.
+        """
+        callback = self._callback
+        phase = Phase(self._machine, name, _tolerant(callback) if must_run else callback)
         phase.tell("begin")
         try:
             yield phase

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from vmctl import images
 from vmctl.errors import NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import networks
 from vmctl.hypervisor.claims import Claim, claimed
-from vmctl.hypervisor.domains import Domain, State, list_domains
+from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
+from vmctl.hypervisor.names import Listed, list_domains
 from vmctl.hypervisor.storage import open_pool
 
-__all__ = ["releasable_bases", "releasable_networks", "remove_machine"]
+__all__ = ["is_going", "releasable_bases", "releasable_networks", "remove_machine"]
 
 # Longer than the removal of anything takes.
 _CLAIM_SECONDS = 600.0
@@ -41,31 +44,49 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
     except NotFoundError:
         # Somebody else removed the definition; what it owned is still to be removed.
         pass
-    left, causes = [], []
-    for volume in record.volumes:
+    steps: list[tuple[str, Callable[[], object]]] = [
+        (
+            f"the volume '{volume.name}' in the pool '{volume.pool}'",
+            partial(_remove_volume, domain, volume),
+        )
+        for volume in record.volumes
+    ]
+    steps += [
+        (
+            f"the image '{image}' in the pool '{pool}'",
+            partial(_remove_image, domain, pool, image),
+        )
+        for pool, image in releasable_bases(domain, record)
+    ]
+    steps += [
+        (
+            f"the network '{name}', which was started",
+            partial(networks.stop_unused, domain.connection, name),
+        )
+        for name in releasable_networks(domain, record)
+    ]
+    failed: dict[str, VmctlError] = {}
+    for what, remove in steps:
         try:
-            _remove_volume(domain, volume)
+            remove()
         except VmctlError as error:
-            left.append(f"the volume '{volume.name}' in the pool '{volume.pool}'")
-            causes.append(error)
-    if causes:
+            failed[what] = error
+    if failed:
         raise RollbackError(
             f"could not remove all of the machine '{domain.name}'",
-            left=left,
+            left=tuple(failed),
             details="\n".join(
-                f"{what}: {error.details or error.brief}"
-                for what, error in zip(left, causes, strict=True)
+                f"{what}: {error.details or error.brief}" for what, error in failed.items()
             ),
             hint="mend the cause and run `vmctl gc`",
-        ) from causes[0]
-    for pool, image in releasable_bases(domain, record):
-        open_pool(domain.connection, pool).delete(image)
-    for network in releasable_networks(domain, record):
-        networks.stop(domain.connection, network)
-    try:
+        ) from next(iter(failed.values()))
+    with suppress(NotFoundError):
         domain.undefine()
-    except NotFoundError:
-        return
+
+
+def _remove_image(domain: Domain, pool: str, image: str) -> None:
+    with suppress(NotFoundError):
+        open_pool(domain.connection, pool).delete(image)
 
 
 def _remove_volume(domain: Domain, volume: OwnedVolume) -> None:
@@ -88,12 +109,13 @@ def releasable_bases(domain: Domain, record: Record) -> list[tuple[str, str]]:
 
     Those that another machine came to use are left out.
     """
-    used = {
-        base
-        for other, _state, its in list_domains(domain.connection)
-        if other.uuid != domain.uuid and its is not None
-        for base in its.bases
-    }
+    if not record.brought:
+        return []
+    others = _others(domain)
+    if not all(other.readable for other in others):
+        # What that one uses is not known.
+        return []
+    used = {base for other in others if other.record is not None for base in other.record.bases}
     return [base for base in record.brought if images.is_base(base[1]) and base not in used]
 
 
@@ -102,10 +124,30 @@ def releasable_networks(domain: Domain, record: Record) -> tuple[str, ...]:
     if not record.started_networks:
         return ()
     used: set[str] = set()
-    for other, state, its in list_domains(domain.connection):
-        at_work = state is not State.SHUT_OFF or (its is not None and its.claim is not None)
-        if other.uuid != domain.uuid and at_work:
+    for other in _others(domain):
+        waits = other.record is not None and other.record.claim is not None
+        if other.state is not State.SHUT_OFF or waits or not other.readable:
             # It may go away meanwhile, and then it uses none.
             with suppress(NotFoundError):
-                used.update(other.networks())
+                used.update(other.domain.networks())
     return tuple(name for name in record.started_networks if name not in used)
+
+
+def is_going(domain: Domain, base: tuple[str, str]) -> bool:
+    """Return whether an image is just being removed with another machine, which brought it.
+
+    Such a machine says so in its record before it looks who else uses the image. So whoever has
+    the image in a record of its own, and then finds nobody of that kind, can rely on it.
+    """
+    return any(
+        other.record is not None
+        and other.record.phase is Phase.DELETING
+        and base in other.record.brought
+        and other.record.claim is not None
+        and not other.record.claim.is_abandoned()
+        for other in _others(domain)
+    )
+
+
+def _others(domain: Domain) -> list[Listed]:
+    return [other for other in list_domains(domain.connection) if other.domain.uuid != domain.uuid]

@@ -105,11 +105,24 @@ class VM:
                 f"'{self.name}' is not whole: it is {record.phase.value}",
                 hint="`vmctl gc` removes what a client left that was killed",
             )
+        self._adopt(record)
         state = self._domain.state()
+        if state in _OFF:
+            power.start(self._domain, record.spec)
+            return
         if state is State.PAUSED:
             self._domain.resume()
-        elif state in _OFF:
-            power.start(self._domain, record.spec)
+        # One that came up with its host has none of them yet.
+        power.apply_forwards(self._domain, record.spec)
+
+    def _adopt(self, record: Record) -> None:
+        """Take a machine over whose client was killed while it waited for the guest.
+
+        Somebody goes on with it, so it is nothing for `gc` any more.
+        """
+        abandoned = record.claim is not None and record.claim.is_abandoned()
+        if record.phase is Phase.PROVISIONING and abandoned:
+            self._domain.update_record(claim=None, brought=(), started_networks=())
 
     def stop(
         self,
@@ -211,6 +224,7 @@ class VM:
         state = self._domain.state()
         if state in _OFF:
             raise self._is_off("become ready", state)
+        self._adopt(record)
         session = readiness.wait_until_ready(
             self._domain,
             record,
@@ -222,7 +236,7 @@ class VM:
         if session is not None:
             self._host.sessions.keep(self.uuid, session)
         if record.phase is Phase.PROVISIONING:
-            finish(self._domain, record)
+            finish(self._domain)
 
     def ssh(self) -> SSHSession:
         """Return the connection to the guest; it is kept and shared, so don't close it.

@@ -61,7 +61,7 @@ def test_sigkill_at_every_change_of_a_launch(
     host._connection.raw.storagePoolLookupByName("default").storageVolLookupByName(
         _only_new_base(host, before)
     ).delete(0)
-    networks.stop(host._connection, idle_network)
+    networks.stop_unused(host._connection, idle_network)
     assert snapshot_of_host(host) == before
 
     tried = set()

@@ -246,7 +246,7 @@ def test_a_network_that_is_not_started_is_started(
     assert networks.is_active(host._connection, idle_network)
     assert vm.info().addresses
     vm.stop()
-    networks.stop(host._connection, idle_network)
+    networks.stop_unused(host._connection, idle_network)
     vm.start()
     vm.wait()
     assert networks.is_active(host._connection, idle_network)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +54,21 @@ def test_errors_survive_copying_and_pickling(error: errors.VmctlError) -> None:
         assert {k: str(v) for k, v in vars(twin).items()} == {
             k: str(v) for k, v in vars(error).items()
         }
+
+
+def test_every_error_has_a_hint() -> None:
+    """Wherever vmctl makes an error, it says what to do about it."""
+    names = {kind.__name__ for kind in KINDS}
+    without = []
+    for path in Path(errors.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            hints = [word.value for word in node.keywords if word.arg == "hint"]
+            empty = any(isinstance(hint, ast.Constant) and not hint.value for hint in hints)
+            if node.func.id in names and (empty or not hints):
+                without.append(f"{path.name}:{node.lineno}")
+    assert without == []
 
 
 def test_a_spec_error_lists_its_problems() -> None:

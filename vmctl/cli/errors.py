@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from vmctl.errors import GuestUnreachableError, HostKeyMismatchError, UsageError, VmctlError
+from vmctl.progress import is_being_undone
 
 __all__ = [
     "Interrupted",
@@ -77,20 +78,22 @@ def transport() -> Iterator[None]:
 def catch_signals() -> None:
     """Let Ctrl-C, SIGTERM and a terminal that is closed end the process in good order.
 
-    The first signal makes whatever is under way be undone. The second says that this is going on;
-    the third ends it.
+    The first signal makes whatever is under way be undone. One that comes while something is being
+    undone says that this is going on; another one ends it.
     """
-    received = 0
+    told = False
+    undoing = False
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal received
-        received += 1
-        if received == 2:
+        nonlocal told, undoing
+        if (undoing or is_being_undone()) and not told:
+            told = True
             _announce(
                 "what was begun is being undone; once more stops that, "
                 "and `vmctl gc` removes the rest"
             )
             return
+        undoing = True
         raise Interrupted(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -76,13 +76,19 @@ def _from_file(path: Path) -> dict[str, str]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"the configuration file {path} can't be read: {why}") from error
+        raise UsageError(
+            f"the configuration file {path} can't be read: {why}",
+            hint="make it a readable file in UTF-8, or move it away",
+        ) from error
     import tomllib  # noqa: PLC0415 - only where there is a file
 
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"the configuration file {path} is not valid TOML: {error}") from error
+        raise UsageError(
+            f"the configuration file {path} is not valid TOML: {error}",
+            hint='write a line for each setting, like: uri = "qemu:///system"',
+        ) from error
     for name, value in data.items():
         if name not in _VARIABLES:
             near = difflib.get_close_matches(name, _VARIABLES, n=1)

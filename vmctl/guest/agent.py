@@ -38,15 +38,6 @@ class Agent:
             return False
         return True
 
-    def interfaces(self) -> list[dict[str, Any]]:
-        """Return the network interfaces as the guest sees them."""
-        found = self._domain.agent("guest-network-get-interfaces", timeout=self._timeout)
-        return list(found)
-
-    def set_time(self) -> None:
-        """Set the guest's clock from its hardware clock, which QEMU keeps right."""
-        self._domain.agent("guest-set-time", timeout=self._timeout)
-
     def run(
         self,
         command: str | Sequence[str],
@@ -75,6 +66,7 @@ class Agent:
             raise WaitTimeoutError(
                 f"the command {line!r} in '{self._domain.name}' did not end within {timeout:g} s",
                 phase="command",
+                hint="it runs on in the guest; give it more time, or look at what it waits for",
             )
         return CompletedCommand(
             command=line,

@@ -70,7 +70,9 @@ def read_verdict(done: CompletedCommand) -> Verdict:
         answer = None
     if not isinstance(answer, dict):
         raise GuestUnreachableError(
-            "cloud-init gave no answer", details=(done.stderr or done.stdout).strip()
+            "cloud-init gave no answer",
+            details=(done.stderr or done.stdout).strip(),
+            hint="log in and see what `cloud-init status --long` says",
         )
     recoverable = answer.get("recoverable_errors") or {}
     return Verdict(

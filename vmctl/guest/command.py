@@ -43,6 +43,7 @@ class CompletedCommand:
             f"the command {self.command!r} ended with status {self.exit_status}",
             exit_status=self.exit_status,
             details="\n".join(said),
+            hint="what it wrote last is above; run it by hand: `vmctl ssh`",
         )
 
 

@@ -29,7 +29,10 @@ def console_log(connection: Connection, record: Record) -> str:
     """
     volume = record.volume(Role.CONSOLE_LOG)
     if volume is None:
-        raise NotFoundError("the machine keeps no console log")
+        raise NotFoundError(
+            "the machine keeps no console log",
+            hint="a machine keeps one when its first serial port has `log: true`",
+        )
     return clean(open_pool(connection, volume.pool).download(volume.name))
 
 

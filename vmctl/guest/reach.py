@@ -48,7 +48,10 @@ class Reach:
     def _through_hypervisor(self, address: str, port: int, timeout: float) -> Any:
         transport = self._jump_client(timeout).get_transport()
         if transport is None:
-            raise HostUnavailableError(f"the SSH connection to {self._host.ssh_host} is gone")
+            raise HostUnavailableError(
+                f"the SSH connection to {self._host.ssh_host} is gone",
+                hint="try again; see whether the hypervisor is up",
+            )
         try:
             return transport.open_channel(
                 "direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=timeout

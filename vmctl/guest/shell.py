@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, TextIO
 import paramiko
 
 from vmctl.errors import GuestUnreachableError, WaitTimeoutError
+from vmctl.guest.ssh import HINT_LOST
 
 __all__ = ["interact", "pass_through"]
 
@@ -99,7 +100,9 @@ def _speaking() -> Iterator[None]:
 
 
 def _broken(details: str = "") -> GuestUnreachableError:
-    return GuestUnreachableError("the SSH connection to the guest broke", details=details)
+    return GuestUnreachableError(
+        "the SSH connection to the guest broke", details=details, hint=HINT_LOST
+    )
 
 
 def _status(channel: paramiko.Channel) -> int:
@@ -164,7 +167,10 @@ def _converse(channel: paramiko.Channel, keyboard: int, screen: int, wake: int) 
             wanted = escapes.feed(typed)
             if wanted is None:
                 _write_all(screen, b"\r\n")
-                raise GuestUnreachableError("the connection was left by ~.")
+                raise GuestUnreachableError(
+                    "the connection was left by ~.",
+                    hint="the guest is left as it is; log in again: `vmctl ssh`",
+                )
             unsent += wanted
 
 

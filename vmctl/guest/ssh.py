@@ -22,13 +22,14 @@ from vmctl.errors import (
 from vmctl.guest.command import CompletedCommand, shell_line
 from vmctl.guest.identity import KeyPair
 
-__all__ = ["SSHSession", "connect"]
+__all__ = ["HINT_LOST", "SSHSession", "connect"]
 
 # Under emulation a handshake alone takes seconds.
 _HANDSHAKE_SECONDS = 60.0
 # What went wrong arrives as an exception; without a handler Python would print it as well.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 _KEEPALIVE_SECONDS = 15
+HINT_LOST = "the guest, or its sshd, went down: `vmctl wait` waits until it is back"
 
 
 def connect(
@@ -79,7 +80,10 @@ def connect(
         raise _refusal(error, machine, user) from error
     transport = client.get_transport()
     if transport is None:
-        raise GuestUnreachableError(f"the SSH connection to '{machine}' was closed at once")
+        raise GuestUnreachableError(
+            f"the SSH connection to '{machine}' was closed at once",
+            hint="try again; `vmctl logs` shows whether the guest is restarting",
+        )
     transport.set_keepalive(_KEEPALIVE_SECONDS)
     return SSHSession(client, machine)
 
@@ -99,7 +103,11 @@ def _refusal(error: BaseException, machine: str, user: str) -> Exception:
             details=str(error),
             hint="the machine was made with another client's key, or the user changed its own",
         )
-    return GuestUnreachableError(f"no SSH with '{machine}'", details=str(error))
+    return GuestUnreachableError(
+        f"no SSH with '{machine}'",
+        details=str(error),
+        hint="something answers there that is not an SSH server, or not ready yet: `vmctl wait`",
+    )
 
 
 class SSHSession:
@@ -123,12 +131,16 @@ class SSHSession:
         """
         transport = self._client.get_transport()
         if transport is None or not transport.is_active():
-            raise GuestUnreachableError(f"the SSH connection to '{self._machine}' is lost")
+            raise GuestUnreachableError(
+                f"the SSH connection to '{self._machine}' is lost", hint=HINT_LOST
+            )
         try:
             return transport.open_session(timeout=_HANDSHAKE_SECONDS)
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise GuestUnreachableError(
-                f"the SSH connection to '{self._machine}' is lost", details=str(error)
+                f"the SSH connection to '{self._machine}' is lost",
+                details=str(error),
+                hint=HINT_LOST,
             ) from error
 
     def run(
@@ -155,7 +167,10 @@ class SSHSession:
         """
         line = shell_line(command)
         if not line:
-            raise UsageError("there is no command to run")
+            raise UsageError(
+                "there is no command to run",
+                hint="give the command as a line or as a list of words",
+            )
         deadline = None if timeout is None else time.monotonic() + timeout
         channel = self.open_channel()
         try:
@@ -170,13 +185,15 @@ class SSHSession:
             ) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise GuestUnreachableError(
-                f"the SSH connection to '{self._machine}' broke", details=str(error)
+                f"the SSH connection to '{self._machine}' broke", details=str(error), hint=HINT_LOST
             ) from error
         finally:
             channel.close()
         if status < 0:
             # Paramiko's answer when the channel closed without a status.
-            raise GuestUnreachableError(f"the SSH connection to '{self._machine}' broke")
+            raise GuestUnreachableError(
+                f"the SSH connection to '{self._machine}' broke", hint=HINT_LOST
+            )
         return CompletedCommand(
             command=line,
             exit_status=status,

@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,9 +44,11 @@ class Claim:
         """
         here = _self()
         if (self.boot_id, self.pid_namespace) == (here.boot_id, here.pid_namespace):
-            if (self.pid, self.started) == (os.getpid(), _start_of(os.getpid())):
+            if self.pid == os.getpid() and self.started == _start_of(self.pid):
                 return self.token not in _under_way
-            return _start_of(self.pid) != self.started
+            # A process of somebody else's may be hidden (proc(5), hidepid): then only time tells.
+            with suppress(PermissionError):
+                return _start_of(self.pid) != self.started
         return (time.time() if now is None else now) > self.expires
 
 
@@ -92,10 +94,29 @@ def _self() -> _Here:
 
 
 def _start_of(pid: int) -> int | None:
+    """Return when a process began, None when it has ended.
+
+    Raises:
+        PermissionError: This user may not see it.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except ProcessLookupError:
+        return None
+    except FileNotFoundError:
+        if _is_hidden(pid):
+            raise PermissionError(f"process {pid} is hidden") from None
         return None
     # The command's name, in brackets, may hold anything; the fields after it are plain.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in {"Z", "X"} else int(fields[19])
+
+
+def _is_hidden(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -24,7 +24,7 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.metadata import KEY, NAMESPACE, Record
 
-__all__ = ["ADDRESS_SOURCES", "Domain", "State", "define", "find", "list_domains"]
+__all__ = ["ADDRESS_SOURCES", "STATES", "Domain", "State", "record_of"]
 
 
 class State(StrEnum):
@@ -40,8 +40,8 @@ class State(StrEnum):
     SUSPENDED = "pmsuspended"
 
 
-# virDomainState counts from 0 in this order.
-_STATES = tuple(State)
+STATES = tuple(State)
+"""virDomainState counts from 0 in this order."""
 
 ADDRESS_SOURCES = {
     "lease": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
@@ -97,6 +97,7 @@ class Domain:
             f"the machine '{self.name}' is {state.value}: it can't do that now",
             state=state.value,
             details=error.get_error_message() or "",
+            hint="`vmctl info` shows its state; start, resume or stop it first",
         )
 
     def exists(self) -> bool:
@@ -111,16 +112,15 @@ class Domain:
         """Return its state."""
         with calling(f"ask for the state of '{self.name}'"):
             number: int = self.raw().state()[0]
-            return _STATES[number]
+            return STATES[number]
 
     def is_active(self) -> bool:
         """Return whether QEMU runs for it, be it paused or not."""
         return self.state() not in {State.SHUT_OFF, State.CRASHED, State.NO_STATE}
 
-    def xml(self, *, inactive: bool = False, secure: bool = False) -> str:
+    def xml(self, *, inactive: bool = False) -> str:
         """Return its XML: the live one, or the one for its next start."""
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
-        flags |= libvirt.VIR_DOMAIN_XML_SECURE if secure else 0
         with self._calling("read") as raw:
             return str(raw.XMLDesc(flags))
 
@@ -132,10 +132,10 @@ class Domain:
 
     # -- power ------------------------------------------------------------------------------------
 
-    def start(self, *, paused: bool = False) -> None:
+    def start(self) -> None:
         """Start it."""
         with self._calling("start") as raw:
-            raw.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+            raw.createWithFlags(0)
 
     def shutdown(self, *, by_agent: bool = False) -> None:
         """Ask the guest to shut down, by its agent or by the ACPI power button."""
@@ -155,11 +155,6 @@ class Domain:
             except libvirt.libvirtError as error:
                 if not is_code(error, libvirt.VIR_ERR_OPERATION_INVALID) or raw.isActive():
                     raise
-
-    def reboot(self) -> None:
-        """Ask the guest to reboot."""
-        with self._calling("reboot") as raw:
-            raw.reboot(0)
 
     def suspend(self) -> None:
         """Stop its processors."""
@@ -191,20 +186,17 @@ class Domain:
     def record(self) -> Record | None:
         """Return vmctl's record, or None for a machine that is not vmctl's."""
         with self._calling("read the record of") as raw:
-            return _record_of(raw)
+            return record_of(raw)
 
     def write_record(self, record: Record) -> None:
         """Replace vmctl's record, in the definition and in the running domain alike."""
+        text = record.to_xml(prefixed=False)
         with self._calling("record the state of") as raw:
-            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-            if raw.isActive():
-                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
-            raw.setMetadata(
-                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-                record.to_xml(prefixed=False),
-                KEY,
-                NAMESPACE,
-                flags,
+            _now_and_later(
+                raw,
+                lambda flags: raw.setMetadata(
+                    libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, KEY, NAMESPACE, flags
+                ),
             )
 
     def update_record(self, **changes: Any) -> Record:
@@ -247,7 +239,9 @@ class Domain:
         if not is_code(error, *missing):
             return None
         return GuestUnreachableError(
-            f"no agent answers in '{self.name}'", details=error.get_error_message() or ""
+            f"no agent answers in '{self.name}'",
+            details=error.get_error_message() or "",
+            hint="the guest needs qemu-guest-agent, and the spec `agent: true`",
         )
 
     def monitor(self, command: str) -> str:
@@ -280,15 +274,30 @@ class Domain:
     def update_device(self, xml: str, *, force: bool = False) -> None:
         """Change a device, now and for the next start."""
         with self._calling("change a device of") as raw:
-            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-            if raw.isActive():
-                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
-            if force:
-                flags |= libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
-            raw.updateDeviceFlags(xml, flags)
+            forced = libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE if force else 0
+            _now_and_later(raw, lambda flags: raw.updateDeviceFlags(xml, flags | forced))
 
 
-def _record_of(raw: Any) -> Record | None:
+def _now_and_later(raw: Any, change: Callable[[int], object]) -> None:
+    """Change a domain's definition and, where it runs, the running domain too."""
+    if raw.isActive():
+        try:
+            change(libvirt.VIR_DOMAIN_AFFECT_CONFIG | libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        except libvirt.libvirtError as error:
+            # It may have gone off meanwhile.
+            if not is_code(error, libvirt.VIR_ERR_OPERATION_INVALID) or raw.isActive():
+                raise
+        else:
+            return
+    change(libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+
+def record_of(raw: Any) -> Record | None:
+    """Return vmctl's record of a domain, given libvirt's own handle; None when it has none.
+
+    Raises:
+        ConflictError: It has one that can't be read.
+    """
     # A transient domain has no configuration to look into: it is nobody's of ours.
     if not raw.isPersistent():
         return None
@@ -300,70 +309,13 @@ def _record_of(raw: Any) -> Record | None:
         if is_code(error, libvirt.VIR_ERR_NO_DOMAIN_METADATA):
             return None
         raise
-    return Record.from_xml(text)
-
-
-def define(connection: Connection, xml: str, *, name: str, uuid: str) -> Domain:
-    """Define a new domain: the atomic step that reserves its name.
-
-    Raises:
-        ConflictError: There is a domain of that name already; it stays untouched.
-    """
-
-    def taken(_error: libvirt.libvirtError) -> VmctlError | None:
-        with suppress(libvirt.libvirtError):
-            if connection.raw.lookupByName(name).UUIDString() != uuid:
-                return name_is_taken(name)
-        return None
-
-    with calling(f"define the machine '{name}'", on=taken):
-        connection.raw.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
-    return Domain(connection, uuid, name)
-
-
-def name_is_taken(name: str) -> ConflictError:
-    """Return the error for a name that is in use."""
-    return ConflictError(
-        f"there is a machine '{name}' already",
-        hint=f"choose another name, or remove it first: `vmctl delete {name}`",
-    )
-
-
-def find(connection: Connection, name: str) -> Domain:
-    """Look a domain up by name or UUID.
-
-    Raises:
-        NotFoundError: There is none.
-    """
-    raw = connection.raw
-    with calling(f"find the machine '{name}'"):
-        for look_up in (raw.lookupByName, raw.lookupByUUIDString):
-            try:
-                found = look_up(name)
-            except libvirt.libvirtError as error:
-                gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG)
-                if not is_code(error, *gone):
-                    raise
-            else:
-                return Domain(connection, found.UUIDString(), found.name())
-    raise NotFoundError(
-        f"there is no machine '{name}' at {connection.uri}",
-        hint="`vmctl list` shows what there is",
-    )
-
-
-def list_domains(connection: Connection) -> list[tuple[Domain, State, Record | None]]:
-    """Return every domain with its state and, where it is vmctl's, its record; sorted by name."""
-    found = []
-    with calling("list the machines"):
-        for raw in connection.raw.listAllDomains():
-            try:
-                state = _STATES[raw.state()[0]]
-                record = _record_of(raw)
-            except libvirt.libvirtError as error:
-                # It went away between the list and the look.
-                if is_code(error, libvirt.VIR_ERR_NO_DOMAIN):
-                    continue
-                raise
-            found.append((Domain(connection, raw.UUIDString(), raw.name()), state, record))
-    return sorted(found, key=lambda entry: entry[0].name)
+    try:
+        record = Record.from_xml(text)
+    except ValueError as error:
+        raise ConflictError(
+            f"vmctl's record of the machine '{raw.name()}' can't be read",
+            details=str(error),
+            hint="a newer vmctl may have written it: use that one",
+        ) from error
+    # A copy (virt-clone, virsh define) carries the record of what it was copied from.
+    return record if record.uuid == raw.UUIDString() else None

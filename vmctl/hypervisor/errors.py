@@ -67,15 +67,25 @@ _UNSUPPORTED = frozenset(
 )
 _AGENT = frozenset({libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED})
 _HINT_DENIED = "run as root, or join the group that may use libvirt (on Debian: libvirt)"
+_HINT_LOG = "libvirtd's log on the host, and /var/log/libvirt/qemu there, may say more"
+_HINT_CONFLICT = "somebody else has it, or is at work on it: try again, or choose another"
 _HINT_UNAVAILABLE = "see what is missing with `vmctl doctor`"
 _BY_CODE: tuple[tuple[frozenset[int], type[VmctlError], str], ...] = (
-    (_NOT_FOUND, NotFoundError, ""),
-    (_CONFLICT, ConflictError, ""),
+    (_NOT_FOUND, NotFoundError, "somebody may have removed it; `vmctl list` shows what there is"),
+    (_CONFLICT, ConflictError, _HINT_CONFLICT),
     (_DENIED, PermissionDeniedError, _HINT_DENIED),
     (_UNAVAILABLE, HostUnavailableError, _HINT_UNAVAILABLE),
-    (_UNSUPPORTED, UnsupportedError, ""),
-    (_AGENT, GuestUnreachableError, ""),
-    (frozenset({libvirt.VIR_ERR_NO_MEMORY}), ResourceError, ""),
+    (
+        _UNSUPPORTED,
+        UnsupportedError,
+        "`vmctl doctor` shows what the host has; a newer one may do it",
+    ),
+    (_AGENT, GuestUnreachableError, "is qemu-guest-agent running in the guest? `vmctl logs`"),
+    (
+        frozenset({libvirt.VIR_ERR_NO_MEMORY}),
+        ResourceError,
+        "give the machine less memory, or end others",
+    ),
 )
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM})
@@ -92,9 +102,16 @@ def translate(error: libvirt.libvirtError, doing: str) -> VmctlError:
     text = (error.get_error_message() or str(error)).strip()
     brief = f"could not {doing}"
     if code == libvirt.VIR_ERR_OPERATION_INVALID:
-        return WrongStateError(brief, state="unknown", details=text)
+        return WrongStateError(
+            brief, state="unknown", details=text, hint="see what state it is in: `vmctl info`"
+        )
     if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
-        return WaitTimeoutError(brief, phase=doing, details=text)
+        return WaitTimeoutError(
+            brief,
+            phase=doing,
+            details=text,
+            hint="the host is busy or hangs; try again, and see `vmctl doctor`",
+        )
     if _is_lost_connection(error, code):
         return HostUnavailableError(brief, details=text, hint=_HINT_UNAVAILABLE)
     if code == libvirt.VIR_ERR_SYSTEM_ERROR:
@@ -102,7 +119,7 @@ def translate(error: libvirt.libvirtError, doing: str) -> VmctlError:
     for codes, kind, hint in _BY_CODE:
         if code in codes:
             return kind(brief, details=text, hint=hint)
-    return HypervisorError(brief, code=code, details=text)
+    return HypervisorError(brief, code=code, details=text, hint=_HINT_LOG)
 
 
 def _system_error(error: libvirt.libvirtError, brief: str, text: str) -> VmctlError:
@@ -114,7 +131,7 @@ def _system_error(error: libvirt.libvirtError, brief: str, text: str) -> VmctlEr
         )
     if number in _NO_ACCESS:
         return PermissionDeniedError(brief, details=text, hint="see `vmctl doctor`")
-    return HypervisorError(brief, code=libvirt.VIR_ERR_SYSTEM_ERROR, details=text)
+    return HypervisorError(brief, code=libvirt.VIR_ERR_SYSTEM_ERROR, details=text, hint=_HINT_LOG)
 
 
 def _is_lost_connection(error: libvirt.libvirtError, code: int) -> bool:

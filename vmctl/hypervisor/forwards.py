@@ -103,7 +103,11 @@ def add_forward(
             details=said,
             hint="choose a port that nothing else listens on",
         )
-    raise HypervisorError(f"QEMU refused a forward to '{domain.name}'", details=said)
+    raise HypervisorError(
+        f"QEMU refused a forward to '{domain.name}'",
+        details=said,
+        hint="QEMU's log on the host says more: /var/log/libvirt/qemu",
+    )
 
 
 def ssh_forward(domain: Domain, mac: str, *, guest_port: int = 22) -> tuple[str, int]:
@@ -114,7 +118,10 @@ def ssh_forward(domain: Domain, mac: str, *, guest_port: int = 22) -> tuple[str,
     """
     netdev = user_netdevs(domain).get(mac.lower())
     if netdev is None:
-        raise NotFoundError(f"'{domain.name}' has no user-mode NIC {mac}")
+        raise NotFoundError(
+            f"'{domain.name}' has no user-mode NIC {mac}",
+            hint="`vmctl info` shows the NICs that it has",
+        )
     for forward in list_forwards(domain):
         if (forward.netdev, forward.protocol, forward.guest_port) == (netdev, "tcp", guest_port):
             return _LOOPBACK if forward.host_address == "0.0.0.0" else forward.host_address, (  # noqa: S104

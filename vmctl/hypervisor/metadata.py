@@ -58,6 +58,8 @@ class Record:
     """A machine, as vmctl remembers it.
 
     Attributes:
+        uuid: The machine it is of. In a copy of a domain the record is another machine's, and so
+            are the volumes.
         phase: How far it is.
         created: When its launch began, ISO 8601 in UTC.
         spec: Its spec without secrets, as plain data.
@@ -73,6 +75,7 @@ class Record:
         claim: Who is at work on it, if somebody is.
     """
 
+    uuid: str
     phase: Phase
     created: str
     spec: dict[str, Any] = field(default_factory=dict)
@@ -98,6 +101,7 @@ class Record:
         """
         tag = f"{{{NAMESPACE}}}machine" if prefixed else "machine"
         root = etree.Element(tag, nsmap={KEY: NAMESPACE} if prefixed else None)
+        root.set("uuid", self.uuid)
         root.set("phase", self.phase.value)
         root.set("created", self.created)
         for volume in self.volumes:
@@ -121,21 +125,26 @@ class Record:
 
     @classmethod
     def from_xml(cls, text: str) -> Record:
-        """Read what `to_xml` wrote."""
+        """Read what `to_xml` wrote.
+
+        Raises:
+            ValueError: It is no record, or one of a newer vmctl.
+        """
         root = etree.fromstring(text, parser=etree.XMLParser(resolve_entities=False))
         # libvirt hands the element out with or without its namespace, as the call wants it.
         for node in root.iter(etree.Element):
             node.tag = etree.QName(node).localname
         claim = root.find("claim")
         return cls(
-            phase=Phase(root.get("phase", Phase.READY)),
+            uuid=root.get("uuid", ""),
+            phase=Phase(root.get("phase", "")),
             created=root.get("created", ""),
-            spec=json.loads(root.findtext("spec") or "{}"),
+            spec=_read_spec(root.findtext("spec") or "{}"),
             volumes=tuple(
                 OwnedVolume(
                     pool=node.get("pool", ""),
                     name=node.get("name", ""),
-                    role=Role(node.get("role", Role.DISK)),
+                    role=Role(node.get("role", "")),
                 )
                 for node in root.findall("volume")
             ),
@@ -149,6 +158,13 @@ class Record:
             ssh_user=root.findtext("ssh-user") or "",
             claim=None if claim is None else _read_claim(claim),
         )
+
+
+def _read_spec(text: str) -> dict[str, Any]:
+    spec = json.loads(text)
+    if not isinstance(spec, dict):
+        raise ValueError("the spec is no mapping")  # noqa: TRY004 - as for all that can't be read
+    return spec
 
 
 def _read_images(root: etree._Element, tag: str) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,7 @@ from vmctl.errors import NotFoundError, UnsupportedError, VmctlError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 
-__all__ = ["NetworkStatus", "ensure_active", "is_active", "list_networks", "stop"]
+__all__ = ["NetworkStatus", "ensure_active", "is_active", "list_networks", "stop_unused"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +73,29 @@ def ensure_active(connection: Connection, name: str) -> None:
                 raise
 
 
-def stop(connection: Connection, name: str) -> None:
-    """Stop the network; one that is stopped, or gone, is left so."""
+def stop_unused(connection: Connection, name: str) -> None:
+    """Stop the network unless something is plugged into it; one that is stopped, or gone, is so."""
     try:
         raw = _find(connection, name)
     except NotFoundError:
         return
     with calling(f"stop the network '{name}'"):
         try:
-            raw.destroy()
+            # Ports are of whatever libvirt runs there: machines, containers, somebody else's too.
+            if raw.isActive() and not _has_ports(raw):
+                raw.destroy()
         except libvirt.libvirtError:
             if raw.isActive():
                 raise
+
+
+def _has_ports(raw: Any) -> bool:
+    try:
+        return bool(raw.listAllPorts())
+    except libvirt.libvirtError as error:
+        if is_code(error, libvirt.VIR_ERR_NO_SUPPORT):
+            return False
+        raise
 
 
 def list_networks(connection: Connection) -> list[NetworkStatus]:

@@ -25,6 +25,7 @@ __all__ = ["Pool", "PoolInfo", "Volume", "VolumeInfo", "open_pool"]
 
 # A stream packet of libvirt's RPC carries 256 KiB at most (VIR_NET_MESSAGE_LEGACY_PAYLOAD_MAX).
 _CHUNK = 256 * 1024
+_HINT_GONE = "somebody removed it, or the pool; `virsh vol-list` on the host shows what there is"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,9 @@ class Pool:
         """
         raw = self._look_up(volume)
         if raw is None:
-            raise NotFoundError(f"there is no volume '{volume}' in the pool '{self.name}'")
+            raise NotFoundError(
+                f"there is no volume '{volume}' in the pool '{self.name}'", hint=_HINT_GONE
+            )
         doing = f"write the volume '{volume}'"
         with calling(doing, on=lambda _error: self._why_not(volume)):
             stream = self.connection.raw.newStream(0)
@@ -199,7 +202,9 @@ class Pool:
         """
         raw = self._look_up(volume)
         if raw is None:
-            raise NotFoundError(f"there is no volume '{volume}' in the pool '{self.name}'")
+            raise NotFoundError(
+                f"there is no volume '{volume}' in the pool '{self.name}'", hint=_HINT_GONE
+            )
         pieces = []
         with calling(f"read the volume '{volume}'"):
             stream = self.connection.raw.newStream(0)
@@ -220,7 +225,10 @@ def _send(stream: Any, piece: bytes) -> None:
     while view:
         count = stream.send(bytes(view))
         if count < 0:
-            raise HostUnavailableError("libvirt took no more of the upload")
+            raise HostUnavailableError(
+                "libvirt took no more of the upload",
+                hint="is the host's disk full, or libvirtd restarting? `vmctl doctor`",
+            )
         view = view[count:]
 
 

@@ -73,7 +73,8 @@ def choose_firmware(spec: VMSpec, facts: HostFacts) -> FirmwareImage | None:
     if spec.arch != facts.arch:
         raise UnsupportedError(
             f"vmctl knows this {facts.arch} host's {wanted} for {facts.arch} guests only, "
-            f"and this one is {spec.arch}"
+            f"and this one is {spec.arch}",
+            hint="use firmware: bios, or a host of the guest's architecture",
         )
     for image in facts.firmware:
         if image.secure_boot == spec.firmware.secure_boot:

@@ -62,7 +62,10 @@ def _policy(spec: VMSpec) -> tuple[Profile, Platform]:
     profile = profile_for(spec.profile, spec.arch, spec.machine)
     platform = platform_of(spec.arch, spec.machine or "")
     if profile is None or platform is None:  # a spec that was never validated
-        raise UsageError("this spec was not validated")
+        raise UsageError(
+            "this spec was not validated",
+            hint="make it by VMSpec(...), model_validate or load, which check it",
+        )
     return profile, platform
 
 
@@ -130,4 +133,6 @@ def seed_target(spec: VMSpec) -> str:
     for drive in place_drives(spec.resolved()):
         if drive.kind is DriveKind.SEED:
             return drive.target
-    raise UsageError(f"{spec.name} has no cloud_init, and so no drive for its seed")
+    raise UsageError(
+        f"{spec.name} has no cloud_init, and so no drive for its seed", hint="give it a cloud_init"
+    )

@@ -9,6 +9,8 @@ from vmctl.spec import VMSpec
 
 __all__ = ["Placement"]
 
+_HINT = "make it by `vmctl.plan` or `vmctl.preview`, which fit it to the spec"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
@@ -54,12 +56,20 @@ class Placement:
         )
         for name, wanted, given in counts:
             if wanted != given:
-                raise UsageError(f"the placement has {given} {name}, the spec has {wanted}")
+                raise UsageError(
+                    f"the placement has {given} {name}, the spec has {wanted}", hint=_HINT
+                )
         if self.seed is not None and not self.has_seed:
-            raise UsageError("the placement has a seed, and no drive for it")
+            raise UsageError("the placement has a seed, and no drive for it", hint=_HINT)
         if self.has_seed and spec.cloud_init is None:
-            raise UsageError("the placement has a drive for a seed, the spec has no cloud_init")
+            raise UsageError(
+                "the placement has a drive for a seed, the spec has no cloud_init", hint=_HINT
+            )
         if (self.kernel is None) != (spec.boot.kernel is None):
-            raise UsageError("the placement and the spec must both have a kernel, or neither")
+            raise UsageError(
+                "the placement and the spec must both have a kernel, or neither", hint=_HINT
+            )
         if (self.initrd is None) != (spec.boot.initrd is None):
-            raise UsageError("the placement and the spec must both have an initrd, or neither")
+            raise UsageError(
+                "the placement and the spec must both have an initrd, or neither", hint=_HINT
+            )

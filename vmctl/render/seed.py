@@ -70,7 +70,9 @@ def render_seed(
     resolved = spec.resolved()
     cloud_init = resolved.cloud_init
     if cloud_init is None:
-        raise UsageError(f"{spec.name} has no cloud_init, and so no seed")
+        raise UsageError(
+            f"{spec.name} has no cloud_init, and so no seed", hint="give it a cloud_init"
+        )
     chosen = templates or Templates.default()
     hostname = cloud_init.hostname or hostname_of(spec.name)
     documents: dict[str, dict[str, Any]] = {

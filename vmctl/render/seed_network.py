@@ -59,7 +59,10 @@ def _name(index: int) -> str:
 
 def _ethernet(index: int, nic: NicSpec) -> dict[str, Any]:
     if nic.mac is None:
-        raise UsageError(f"nics[{index}] has no MAC address yet; with_macs gives it one")
+        raise UsageError(
+            f"nics[{index}] has no MAC address yet; with_macs gives it one",
+            hint="call with_macs first",
+        )
     found: dict[str, Any] = {
         "match": {"macaddress": nic.mac},
         # Without it, cloud-init's renderers for networkd and ifupdown look for an interface that

@@ -123,10 +123,14 @@ def _render(environment: jinja2.Environment, name: str, values: Mapping[str, Any
     except jinja2.TemplateSyntaxError as error:
         raise UsageError(
             f"the template {error.filename or error.name} is wrong in line {error.lineno}: "
-            f"{error.message}"
+            f"{error.message}",
+            hint="mend the template, or take it out of the folder to have vmctl's own",
         ) from None
     except jinja2.TemplateNotFound as error:
-        raise UsageError(f"the template {error.name} is missing") from None
+        raise UsageError(
+            f"the template {error.name} is missing",
+            hint="a template of your own includes it: put it beside that one",
+        ) from None
     except jinja2.TemplateError as error:
         raise UsageError(
             f"the template {name}, or one that it includes, is wrong: {error.message}",

@@ -4,13 +4,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from vmctl.cli.root import root
-from vmctl.hypervisor.metadata import Phase, Record
+from vmctl.hypervisor.claims import claimed
+from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 
 
 @pytest.fixture(autouse=True)
@@ -37,20 +39,49 @@ def vmctl() -> Vmctl:
     return run
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> tuple[str, str]:
-    """Name a host of libvirt's test driver with one machine, `web`, that is vmctl's and runs.
+RECORD = Record(
+    uuid="11111111-2222-3333-4444-555555555555",
+    phase=Phase.READY,
+    created="2026-01-01T00:00:00+00:00",
+    spec={"name": "web"},
+)
+
+
+def host_with(record: Record, folder: Path) -> tuple[str, str]:
+    """Name a host of libvirt's test driver with one machine, `web`, which runs.
 
     Whoever connects to it gets it anew (https://libvirt.org/drvtest.html).
     """
-    record = Record(phase=Phase.READY, created="2026-01-01T00:00:00+00:00", spec={"name": "web"})
-    node = tmp_path / "node.xml"
+    node = folder / "node.xml"
     node.write_text(
-        "<node><domain type='test'><name>web</name><memory>65536</memory><os><type>hvm</type></os>"
+        f"<node><domain type='test'><name>web</name><uuid>{record.uuid}</uuid>"
+        "<memory>65536</memory><os><type>hvm</type></os>"
         f"<metadata>{record.to_xml()}</metadata></domain></node>",
         encoding="utf-8",
     )
     return ("-c", f"test://{node}")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> tuple[str, str]:
+    """Name a host with one machine, `web`, that is vmctl's and runs."""
+    return host_with(RECORD, tmp_path)
+
+
+@pytest.fixture
+def left_over(tmp_path: Path) -> tuple[str, str]:
+    """Name a host with one machine, `web`, whose client was killed in the middle of its launch."""
+    with claimed(60) as claim:
+        pass
+    record = replace(
+        RECORD,
+        phase=Phase.CREATING,
+        claim=claim,
+        volumes=(OwnedVolume(pool="default", name="web.vda.qcow2", role=Role.DISK),),
+        brought=(("default", f"sha256-{'0' * 64}.qcow2"),),
+        started_networks=("default",),
+    )
+    return host_with(record, tmp_path)
 
 
 Process = Callable[..., subprocess.CompletedProcess[str]]

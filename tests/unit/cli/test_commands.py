@@ -156,6 +156,21 @@ def test_gc_finds_nothing(vmctl: Vmctl) -> None:
     assert json.loads(vmctl(*_TEST, "gc", "-f", "json").stdout) == []
 
 
+def test_gc_shows_all_that_goes(vmctl: Vmctl, left_over: tuple[str, str]) -> None:
+    base = f"default/sha256-{'0' * 64}.qcow2"
+    done = vmctl(*left_over, "gc", "--dry-run")
+    assert (done.exit_code, done.stderr) == (0, "1 machine would be removed\n")
+    assert [line.split()[3:] for line in done.stdout.splitlines()[1:]] == [
+        ["machine"],
+        ["volume", "default/web.vda.qcow2"],
+        ["volume", base],
+        ["network", "default,", "stopped"],
+    ]
+    (found,) = json.loads(vmctl(*left_over, "gc", "--dry-run", "-f", "json").stdout)
+    assert list(found) == ["name", "uuid", "phase", "client", "volumes", "networks"]
+    assert (found["volumes"], found["networks"]) == (["default/web.vda.qcow2", base], ["default"])
+
+
 def test_doctor_ends_with_1_when_something_fails(vmctl: Vmctl) -> None:
     # The test driver has no pool of that name.
     done = vmctl(*_TEST, "doctor")

@@ -7,6 +7,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from vmctl.hypervisor.claims import claimed
 
 
@@ -43,6 +45,27 @@ def test_a_dead_process_is_not_at_work() -> None:
     pid, started = map(int, done.stdout.split())
     with claimed(1000) as claim:
         assert replace(claim, pid=pid, started=started).is_abandoned()
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+def test_a_process_that_is_hidden_is_believed_until_its_time_is_over(
+    error: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with /proc mounted with hidepid, for another user's process."""
+
+    def hidden(*_arguments: object) -> None:
+        raise PermissionError
+
+    def unreadable(_path: Path, **_options: str) -> str:
+        raise error
+
+    with claimed(10) as claim:
+        other = replace(claim, pid=claim.pid + 1)
+    monkeypatch.setattr("vmctl.hypervisor.claims.os.kill", hidden)
+    monkeypatch.setattr("vmctl.hypervisor.claims.os.getpid", lambda: 1)
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    assert not other.is_abandoned()
+    assert other.is_abandoned(now=other.expires + 1)
 
 
 def test_another_process_of_the_same_number_is_not_the_same() -> None:

@@ -22,19 +22,23 @@ from vmctl.errors import (
     WaitTimeoutError,
     WrongStateError,
 )
-from vmctl.hypervisor import domains, networks, snapshots
+from vmctl.gc import collect
+from vmctl.hypervisor import domains, names, networks, snapshots
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import State
 from vmctl.hypervisor.errors import translate
 from vmctl.hypervisor.facts import read_facts
 from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.hypervisor.storage import open_pool
+from vmctl.info import summarize
 from vmctl.render.snapshot import render_snapshot
 from vmctl.render.volume import render_volume
 
 UUID = "11111111-2222-3333-4444-555555555555"
 _DEFAULT_URI = "test:///default"
-RECORD = Record(phase=Phase.READY, created="2026-01-01T00:00:00+00:00", spec={"name": "m"})
+RECORD = Record(
+    uuid=UUID, phase=Phase.READY, created="2026-01-01T00:00:00+00:00", spec={"name": "m"}
+)
 
 
 @pytest.fixture
@@ -51,12 +55,19 @@ def connection() -> Iterator[Connection]:
                 domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
 
 
-def define(connection: Connection, name: str = "m", uuid: str = UUID) -> domains.Domain:
+def define(
+    connection: Connection,
+    name: str = "m",
+    uuid: str = UUID,
+    *,
+    record: Record = RECORD,
+    metadata: str | None = None,
+) -> domains.Domain:
     xml = (
         f"<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory>65536</memory>"
-        f"<os><type>hvm</type></os><metadata>{RECORD.to_xml()}</metadata></domain>"
+        f"<os><type>hvm</type></os><metadata>{metadata or record.to_xml()}</metadata></domain>"
     )
-    return domains.define(connection, xml, name=name, uuid=uuid)
+    return names.define(connection, xml, name=name, uuid=uuid)
 
 
 def test_define_reserves_the_name(connection: Connection) -> None:
@@ -64,8 +75,8 @@ def test_define_reserves_the_name(connection: Connection) -> None:
     assert domain.state() is State.SHUT_OFF
     with pytest.raises(ConflictError, match="there is a machine 'm' already"):
         define(connection, uuid=UUID.replace("1", "9"))
-    assert domains.find(connection, "m").uuid == UUID
-    assert domains.find(connection, UUID).name == "m"
+    assert names.find(connection, "m").uuid == UUID
+    assert names.find(connection, UUID).name == "m"
 
 
 def test_power_states(connection: Connection) -> None:
@@ -88,7 +99,7 @@ def test_a_domain_that_is_gone(connection: Connection) -> None:
     with pytest.raises(NotFoundError, match="there is no machine 'm'"):
         domain.state()
     with pytest.raises(NotFoundError, match="there is no machine 'm'"):
-        domains.find(connection, "m")
+        names.find(connection, "m")
 
 
 def test_record_is_read_written_and_listed(connection: Connection) -> None:
@@ -98,12 +109,47 @@ def test_record_is_read_written_and_listed(connection: Connection) -> None:
     assert domain.record() == changed == replace(RECORD, phase=Phase.DELETING)
     domain.start()
     domain.update_record(phase=Phase.READY)
-    listed = {entry[0].name: entry for entry in domains.list_domains(connection)}
-    assert listed["m"][1:] == (State.RUNNING, RECORD)
+    listed = {entry.domain.name: entry for entry in names.list_domains(connection)}
+    assert (listed["m"].state, listed["m"].record) == (State.RUNNING, RECORD)
     # The driver comes with a domain of its own, which is not vmctl's.
-    assert listed["test"][2] is None
+    assert listed["test"].record is None
     with pytest.raises(ConflictError, match="was not made by vmctl"):
-        listed["test"][0].update_record(phase=Phase.READY)
+        listed["test"].domain.update_record(phase=Phase.READY)
+
+
+def test_a_copy_of_a_machine_is_not_the_owner_of_its_volumes(connection: Connection) -> None:
+    """As virt-clone makes it: another name and UUID, and the same metadata."""
+    other = UUID.replace("1", "7")
+    record = replace(RECORD, uuid=other)
+    domain = define(connection, record=record)
+    assert domain.record() is None
+    with pytest.raises(ConflictError, match="was not made by vmctl"):
+        domain.update_record(phase=Phase.DELETING)
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ('phase="ready"', 'phase="hibernating"'),
+        ("<spec>", '<volume pool="p" name="n" role="tape"/><spec>'),
+        ('{"name":"m"}', "{"),
+        ('{"name":"m"}', "[]"),
+    ],
+)
+def test_a_record_of_a_newer_vmctl_is_one_error_and_hides_no_other_machine(
+    connection: Connection, was: str, becomes: str
+) -> None:
+    text = RECORD.to_xml()
+    assert was in text
+    domain = define(connection, metadata=text.replace(was, becomes))
+    with pytest.raises(ConflictError, match="record of the machine 'm' can't be read") as caught:
+        domain.record()
+    assert "newer vmctl" in caught.value.hint
+    listed = {entry.domain.name: entry for entry in names.list_domains(connection)}
+    assert (listed["m"].readable, listed["m"].record) == (False, None)
+    assert listed["test"].readable
+    assert summarize(listed["m"]).phase == "unreadable"
+    assert collect(connection, dry_run=False) == []
 
 
 def test_an_event_wakes_who_waits(connection: Connection) -> None:
@@ -148,15 +194,15 @@ def test_pool_and_volumes(connection: Connection) -> None:
 def test_networks(connection: Connection) -> None:
     assert [entry.name for entry in networks.list_networks(connection)] == ["default"]
     networks.ensure_active(connection, "default")
-    networks.stop(connection, "default")
+    networks.stop_unused(connection, "default")
     assert not networks.is_active(connection, "default")
-    networks.stop(connection, "default")
+    networks.stop_unused(connection, "default")
     networks.ensure_active(connection, "default")
     assert networks.is_active(connection, "default")
     for ask in (networks.ensure_active, networks.is_active):
         with pytest.raises(NotFoundError, match="there is no network 'nope'"):
             ask(connection, "nope")
-    networks.stop(connection, "nope")
+    networks.stop_unused(connection, "nope")
 
 
 def test_snapshots(connection: Connection) -> None:
@@ -191,7 +237,7 @@ def test_a_closed_connection_says_so(connection: Connection) -> None:
     connection.close()
     connection.close()
     with pytest.raises(HostUnavailableError, match="is closed"):
-        domains.list_domains(connection)
+        names.list_domains(connection)
 
 
 class Fault(libvirt.libvirtError):  # type: ignore[misc]
@@ -230,5 +276,5 @@ class Fault(libvirt.libvirtError):  # type: ignore[misc]
 def test_codes_are_mapped_to_the_tree(fault: libvirt.libvirtError, kind: type[VmctlError]) -> None:
     error = translate(fault, "do it")
     assert type(error) is kind
-    assert error.brief == "could not do it"
+    assert (error.brief, bool(error.hint)) == ("could not do it", True)
     assert "text" in error.details

@@ -17,6 +17,7 @@ _numbers = st.integers(min_value=0, max_value=2**40)
 _images = st.lists(st.tuples(_texts, _texts), max_size=2).map(tuple)
 _records = st.builds(
     Record,
+    uuid=_texts,
     phase=st.sampled_from(Phase),
     created=_texts,
     spec=st.dictionaries(

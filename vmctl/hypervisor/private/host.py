@@ -25,6 +25,7 @@ from vmctl.hypervisor.private.locking import lock
 from vmctl.hypervisor.private.preparation import guests_of, prepare
 from vmctl.hypervisor.private.record import Record
 from vmctl.hypervisor.private.state import write_state
+from vmctl.progress import being_undone
 
 __all__ = ["PrivateHost", "find", "from_uri", "list_hosts", "start", "stop"]
 
@@ -184,7 +185,7 @@ def stop(name: str, *, state_home: Path | None = None, force: bool = False) -> N
     """
     layout = layout_for(name, state_home)
     if not (os.path.lexists(layout.state_dir) or os.path.lexists(layout.trash)):
-        raise NotFoundError(f"there is no private host {name}")
+        raise NotFoundError(f"there is no private host {name}", hint="`vmctl host list` shows them")
     with lock(layout):
         record = Record.read(layout.record)
         if record is not None and record.running and record.ready and not force:
@@ -202,7 +203,10 @@ _default_home = state_home
 
 def _network_for(kind: Kind, network: Network | None) -> Network:
     if network not in (None, "own", "host"):
-        raise UsageError(f"a private host's network is 'own' or 'host', not {network!r}")
+        raise UsageError(
+            f"a private host's network is 'own' or 'host', not {network!r}",
+            hint="leave it out to have what this user can have",
+        )
     if kind == "session" and network == "own":
         raise UnsupportedError(
             "a private host with a network of its own needs root",
@@ -258,13 +262,16 @@ def _start(layout: Layout, kind: Kind, network: Network, *, tether: bool) -> Pri
             launch.leave_alone(tether=tether)
     except BaseException as error:
         logs = _log_ends(layout)
-        teardown.end_processes(layout, record)
-        teardown.remove_files(layout, record)
+        with being_undone():
+            teardown.end_processes(layout, record)
+            teardown.remove_files(layout, record)
         if isinstance(error, VmctlError):
             error.details = "\n".join(filter(None, (error.details, logs)))
         if isinstance(error, OSError):
             raise HostUnavailableError(
-                f"private host {layout.name} can't be started: {error}", details=logs
+                f"private host {layout.name} can't be started: {error}",
+                details=logs,
+                hint="see that the state folder can be written to, and has room",
             ) from error
         raise
     return _handle(layout, record)

@@ -116,7 +116,9 @@ class Launch:
                 brief,
                 hint="root needs CAP_SYS_ADMIN to make namespaces; most containers lack it",
             )
-        return HostUnavailableError(brief)
+        return HostUnavailableError(
+            brief, hint="the end of its logs is above; see also `vmctl doctor`"
+        )
 
 
 def _wait_for_end_of(report: int) -> None:

@@ -64,7 +64,9 @@ def _open_lock(layout: Layout, *, only_try: bool) -> int:
         descriptor = _open_file(layout, make_folder=not only_try)
         if descriptor is None:
             if only_try:
-                raise NotFoundError(f"there is no private host {layout.name}")
+                raise NotFoundError(
+                    f"there is no private host {layout.name}", hint="`vmctl host list` shows them"
+                )
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if only_try else 0))
@@ -77,7 +79,8 @@ def _open_lock(layout: Layout, *, only_try: bool) -> int:
         except BlockingIOError:
             os.close(descriptor)
             raise ConflictError(
-                f"somebody else is starting or stopping private host {layout.name}"
+                f"somebody else is starting or stopping private host {layout.name}",
+                hint="wait until that has ended, and try again",
             ) from None
         except BaseException:
             os.close(descriptor)

@@ -41,6 +41,7 @@ _NETWORK = """\
 </network>
 """
 _RETRY_SECONDS = 0.01
+_HINT = "see what libvirtd.log in the host's state folder says, and `vmctl doctor`"
 
 
 @contextlib.contextmanager
@@ -56,7 +57,9 @@ def opened(uri: str) -> Iterator[Any]:
     try:
         connection = libvirt.open(uri)
     except libvirt.libvirtError as error:
-        raise HostUnavailableError(f"libvirtd does not answer at {uri}: {error}") from error
+        raise HostUnavailableError(
+            f"libvirtd does not answer at {uri}: {error}", hint=_HINT
+        ) from error
     try:
         yield connection
     finally:
@@ -127,7 +130,9 @@ def _set_up(uri: str, pool_folder: Path, *, nat: bool) -> tuple[str, ...]:
             connection.getCapabilities()
             connection.getDomainCapabilities()
         except libvirt.libvirtError as error:
-            raise HostUnavailableError(f"libvirtd can't set the host up: {error}") from error
+            raise HostUnavailableError(
+                f"libvirtd can't set the host up: {error}", hint=_HINT
+            ) from error
         return warnings
 
 
@@ -165,13 +170,13 @@ def _wait_for_socket(layout: Layout, init: ProcessIdentity, deadline: float) -> 
             if poll.poll(_RETRY_SECONDS * 1000):
                 raise _ended()
             if time.monotonic() > deadline:
-                raise HostUnavailableError("libvirtd does not open its socket")
+                raise HostUnavailableError("libvirtd does not open its socket", hint=_HINT)
     finally:
         os.close(descriptor)
 
 
 def _ended() -> HostUnavailableError:
-    return HostUnavailableError("the host ended while it was being started")
+    return HostUnavailableError("the host ended while it was being started", hint=_HINT)
 
 
 def _accepts(path: Path) -> bool:

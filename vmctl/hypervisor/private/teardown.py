@@ -60,6 +60,7 @@ def remove_files(layout: Layout, record: Record | None) -> None:
         raise RollbackError(
             f"the state of private host {layout.name} can't be removed: {error.strerror}",
             left=[str(error.filename or layout.state_dir)],
+            hint="remove what is left by hand, or mend the cause and stop the host again",
         ) from error
 
 
