@@ -134,7 +134,7 @@ def describe(domain: Domain, record: Record | None) -> MachineInfo:
     root = etree.fromstring(domain.xml())
     sighting = addresses.Sighting()
     if state is State.RUNNING and record is not None:
-        sighting = addresses.look(domain, record.spec)
+        sighting = addresses.look(domain, record.spec, make_forwards=False)
     summary = summarize(Listed(domain, state, record))
     os_type = root.find("os/type")
     return MachineInfo(

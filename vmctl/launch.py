@@ -21,7 +21,7 @@ from vmctl.guest.readiness import Deadlines, wait_until_ready
 from vmctl.guest.ssh import SSHSession
 from vmctl.hypervisor import names, networks
 from vmctl.hypervisor.claims import Claim, claimed
-from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.connection import Connection, outlasting
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.metadata import Phase, Record, Role
@@ -194,7 +194,7 @@ class _Transaction:
                 self._start_networks(domain)
                 session = bring_up(domain, record)
             if last_phase is Phase.READY:
-                finish(domain)
+                outlasting(lambda: finish(domain))
             else:
                 domain.update_record(phase=last_phase, claim=None, **_LAUNCH_IS_OVER)
         except BaseException as error:
@@ -303,7 +303,7 @@ class _Transaction:
                 made = replace(
                     record, volumes=own, brought=self._brought, started_networks=self._started
                 )
-                remove_machine(domain, made)
+                outlasting(lambda: remove_machine(domain, made))
             except VmctlError as failure:
                 left = failure.left if isinstance(failure, RollbackError) else ()
                 raise RollbackError(

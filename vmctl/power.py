@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from vmctl.errors import (
@@ -93,24 +94,28 @@ def stop(domain: Domain, *, timeout: float, force: bool, phase: Phase) -> None:
         def is_off() -> bool | None:
             return True if domain.state() in {State.SHUT_OFF, State.CRASHED} else None
 
-        asked = _ask_agent(domain, phase)
+        asked = timeout > 0 and _ask_agent(domain, phase)
         if asked and signal.wait_for(
             is_off, deadline=min(deadline, time.monotonic() + _AGENT_SECONDS)
         ):
             return
-        phase.update("pressing its power button")
+        pressed = False
         while time.monotonic() < deadline:
+            phase.update("pressing its power button")
             _press(domain)
+            pressed = True
             # A guest that still boots does not see the button; it is pressed again.
             if signal.wait_for(is_off, deadline=min(deadline, time.monotonic() + 10.0)):
                 return
         if is_off():
             return
     if not force:
+        heard = {"its agent was asked": asked, "its power button was pressed": pressed}
         raise WaitTimeoutError(
             f"'{domain.name}' did not shut down within {timeout:g} s",
             phase="shutdown",
-            details="its guest heard the power button" + (" and its agent" if asked else ""),
+            details=", ".join(text for text, true in heard.items() if true)
+            or "it was not asked to: there was no time for that",
             hint="give it more time with --timeout, or end it at once with --force",
         )
     phase.update("ending it by force")
@@ -120,13 +125,13 @@ def stop(domain: Domain, *, timeout: float, force: bool, phase: Phase) -> None:
 def _ask_agent(domain: Domain, phase: Phase) -> bool:
     try:
         domain.agent("guest-ping", timeout=2)
-        phase.update("asking its agent")
-        domain.shutdown(by_agent=True)
     except (GuestUnreachableError, UnsupportedError, WaitTimeoutError):
         return False
-    except VmctlError:
-        # It may have gone down while it was asked; the state decides, not the answer.
-        return True
+    phase.update("asking its agent")
+    # Not by virDomainShutdownFlags, which itself waits a minute for the guest to be gone. This
+    # command has no answer when it succeeds, and the state decides anyway.
+    with suppress(VmctlError):
+        domain.agent("guest-shutdown", {"mode": "powerdown"}, timeout=1)
     return True
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lxml import etree
 
-from vmctl.errors import NotFoundError, VmctlError
+from vmctl.errors import HostUnavailableError, VmctlError
 from vmctl.hypervisor import forwards
 from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain
 
@@ -59,13 +59,17 @@ def static_addresses(spec: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def look(domain: Domain, spec: dict[str, Any], *, port: int = 22) -> Sighting:
+def look(
+    domain: Domain, spec: dict[str, Any], *, port: int = 22, make_forwards: bool = True
+) -> Sighting:
     """Ask every source where the guest's port can be reached.
 
     Args:
         domain: A running machine.
         spec: Its recorded spec.
         port: The guest's port.
+        make_forwards: Whether a port of the hypervisor's that leads to it is opened where there is
+            none; else those that are open are reported.
 
     Returns:
         Endpoints without repetition, the most trustworthy source first. Link-local and loopback
@@ -77,10 +81,16 @@ def look(domain: Domain, spec: dict[str, Any], *, port: int = 22) -> Sighting:
     said: dict[str, str] = {}
     for mac in (mac for mac, kind in kinds.items() if kind == "user"):
         try:
-            address, host_port = forwards.ssh_forward(domain, mac, guest_port=port)
-        except NotFoundError as error:
+            forward = forwards.forward_to(domain, mac, guest_port=port, make=make_forwards)
+        except HostUnavailableError:
+            raise
+        except VmctlError as error:
             said["forward"] = error.brief
             continue
+        if forward is None:
+            said["forward"] = "none is open yet"
+            continue
+        address, host_port = forward
         said["forward"] = f"{address}:{host_port}"
         endpoints.append(Endpoint(address=address, port=host_port, mac=mac, source="forward"))
     if macs:
@@ -111,6 +121,8 @@ def _ask(
 ) -> dict[str, list[str]]:
     try:
         answer = domain.addresses(number)
+    except HostUnavailableError:
+        raise
     except VmctlError as error:
         say(source, (error.details or error.brief).splitlines()[0])
         return {}
@@ -128,7 +140,11 @@ def _told(addresses: list[str]) -> str:
 
 
 def _is_usable(address: str) -> bool:
-    parsed = ipaddress.ip_address(address)
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        # The agent's answer is the guest's, and may be anything.
+        return False
     return not (parsed.is_loopback or parsed.is_link_local or parsed.is_multicast)
 
 

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass
 
 from vmctl.errors import GuestUnreachableError, ProvisioningError
 from vmctl.guest.command import CompletedCommand
 from vmctl.guest.ssh import SSHSession
 
-__all__ = ["Verdict", "judge", "read_verdict"]
+__all__ = ["Verdict", "judge", "read_text", "read_verdict"]
 
 _WAIT = "cloud-init status --wait --format=json"
+# Before 22.4, `status` knew no formats.
+_WAIT_FOR_TEXT = "cloud-init status --wait --long"
+_STATUS_LINE = re.compile(r"^status: (.+)$", re.MULTILINE)
+_DETAIL = re.compile(r"^(?:detail|errors):\s*\n?(.*)", re.MULTILINE | re.DOTALL)
 _LOG = "/var/log/cloud-init-output.log"
 # "('scripts_user', RuntimeError('Runparts: 1 failures (runcmd) in 1 attempted commands'))"
 _MODULE = re.compile(r"^\('([\w.-]+)',")
@@ -84,6 +89,25 @@ def read_verdict(done: CompletedCommand) -> Verdict:
     )
 
 
+def read_text(done: CompletedCommand) -> Verdict:
+    """Read the answer of ``cloud-init status --long``, as versions before 22.4 give it.
+
+    Raises:
+        GuestUnreachableError: It is no answer.
+    """
+    status = _STATUS_LINE.search(done.stdout)
+    if status is None:
+        raise GuestUnreachableError(
+            "cloud-init gave no answer",
+            details=(done.stderr or done.stdout).strip(),
+            hint="log in and see what `cloud-init status --long` says",
+        )
+    detail = _DETAIL.search(done.stdout)
+    failed = status[1].strip() == "error"
+    said = detail[1].strip() if detail is not None else ""
+    return Verdict(status=status[1].strip(), errors=(said or "error",) if failed else ())
+
+
 def judge(session: SSHSession, *, machine: str, timeout: float, seeded: bool = True) -> Verdict:
     """Wait for cloud-init to end, and return its verdict when it is good.
 
@@ -99,7 +123,14 @@ def judge(session: SSHSession, *, machine: str, timeout: float, seeded: bool = T
         GuestUnreachableError: The connection broke (the guest may be rebooting).
         WaitTimeoutError: It did not end in time.
     """
-    verdict = read_verdict(session.run(_WAIT, timeout=timeout))
+    began = time.monotonic()
+    try:
+        verdict = read_verdict(session.run(_WAIT, timeout=timeout))
+    except GuestUnreachableError:
+        if not session.alive:
+            raise
+        left = max(1.0, timeout - (time.monotonic() - began))
+        verdict = read_text(session.run(_WAIT_FOR_TEXT, timeout=left))
     if not verdict.failed or (verdict.status == "disabled" and not seeded):
         return verdict
     log = session.run(f"sudo -n tail -n 30 {_LOG} || tail -n 30 {_LOG}", timeout=60)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +16,7 @@ from vmctl.errors import (
     GuestError,
     GuestUnreachableError,
     HostKeyMismatchError,
+    HostUnavailableError,
     VmctlError,
     WaitTimeoutError,
 )
@@ -34,6 +37,8 @@ T = TypeVar("T")
 # A stranger on the guest's address may be a stale lease: it is looked at again for a while.
 _STRANGER_SECONDS = 20.0
 _CONNECT_SECONDS = 5.0
+# Longer than it takes to fetch a log after the verdict.
+_GRACE_SECONDS = 120.0
 # A forwarded port takes a connection before the guest is there to answer, and then tries the guest
 # at growing intervals: a fresh connection is answered sooner. It gets longer each time, for guests
 # that are merely slow.
@@ -181,20 +186,17 @@ class _Waiter:
         with self._reporter.phase("cloud-init") as phase:
             while True:
                 phase.update("waiting for its verdict")
-                left = max(1.0, deadline - time.monotonic())
                 try:
-                    verdict = cloudinit.judge(
-                        session,
-                        machine=self._domain.name,
-                        timeout=left,
-                        seeded=self._record.volume(Role.SEED) is not None,
-                    )
+                    verdict = self._verdict(session, deadline)
                 except WaitTimeoutError as error:
+                    session.close()
                     raise self._too_late("cloud-init", seconds, str(error)) from error
                 except GuestUnreachableError as error:
                     # The guest reboots, perhaps because cloud-init was told to.
                     session.close()
                     phase.update(error.brief)
+                    if time.monotonic() >= deadline:
+                        raise self._too_late("cloud-init", seconds, str(error)) from error
                     session = self.ssh(max(1.0, deadline - time.monotonic()), reach, key)
                 except BaseException:
                     session.close()
@@ -202,6 +204,32 @@ class _Waiter:
                 else:
                     phase.update("; ".join((verdict.status, *verdict.warnings)))
                     return session
+
+    def _verdict(self, session: SSHSession, deadline: float) -> cloudinit.Verdict:
+        """Ask cloud-init, and look meanwhile whether the guest still runs."""
+        with ThreadPoolExecutor(1, thread_name_prefix="vmctl-cloud-init") as threads:
+            asked = threads.submit(
+                cloudinit.judge,
+                session,
+                machine=self._domain.name,
+                timeout=max(1.0, deadline - time.monotonic()),
+                seeded=self._record.volume(Role.SEED) is not None,
+            )
+            asked.add_done_callback(lambda _asked: self._signal.notify())
+
+            def check() -> bool | None:
+                with suppress(HostUnavailableError):
+                    self._still_alive("cloud-init")
+                return True if asked.done() else None
+
+            try:
+                # The question has the deadline; this one only must not be the first to give up.
+                self._signal.wait_for(check, deadline=deadline + _GRACE_SECONDS)
+            except BaseException:
+                # Ends the thread, for which leaving the block waits.
+                session.close()
+                raise
+            return asked.result()
 
     def _wait(
         self,
@@ -214,9 +242,14 @@ class _Waiter:
         may_stop: bool = False,
     ) -> T:
         def check_alive() -> T | None:
-            if not may_stop:
-                self._still_alive(name)
-            return check()
+            try:
+                if not may_stop:
+                    self._still_alive(name)
+                return check()
+            except HostUnavailableError as error:
+                # libvirtd restarts; its guests run on.
+                phase.update(error.brief)
+                return None
 
         found = self._signal.wait_for(check_alive, deadline=time.monotonic() + seconds)
         if found is None:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TextIO
 import paramiko
 
 from vmctl.errors import GuestUnreachableError, WaitTimeoutError
-from vmctl.guest.ssh import HINT_LOST
+from vmctl.guest.ssh import HINT_LOST, begin
 
 __all__ = ["interact", "pass_through"]
 
@@ -76,19 +76,12 @@ def interact(channel: paramiko.Channel, *, command: str | None = None) -> int:
         with _speaking():
             columns, lines = os.get_terminal_size(screen)
             channel.get_pty(os.environ.get("TERM") or "xterm", columns, lines)
-            _begin(channel, command)
+            begin(channel, command, None)
             with _raw_mode(keyboard), _resized() as wake:
                 _converse(channel, keyboard, screen, wake)
             return _status(channel)
     finally:
         channel.close()
-
-
-def _begin(channel: paramiko.Channel, command: str | None) -> None:
-    if command is None:
-        channel.invoke_shell()
-    else:
-        channel.exec_command(command)
 
 
 @contextmanager
@@ -218,7 +211,7 @@ def pass_through(
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
         with _speaking():
-            _begin(channel, command)
+            begin(channel, command, deadline)
             _pump(channel, stdin, deadline)
             if not channel.status_event.wait(_left(deadline)):
                 raise TimeoutError

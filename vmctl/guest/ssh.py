@@ -7,7 +7,7 @@ import io
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +22,7 @@ from vmctl.errors import (
 from vmctl.guest.command import CompletedCommand, shell_line
 from vmctl.guest.identity import KeyPair
 
-__all__ = ["HINT_LOST", "SSHSession", "connect"]
+__all__ = ["HINT_LOST", "SSHSession", "begin", "connect"]
 
 # Under emulation a handshake alone takes seconds.
 _HANDSHAKE_SECONDS = 60.0
@@ -174,7 +174,7 @@ class SSHSession:
         deadline = None if timeout is None else time.monotonic() + timeout
         channel = self.open_channel()
         try:
-            channel.exec_command(line)
+            begin(channel, line, deadline)
             out, err = _converse(channel, stdin, deadline, on_stdout, on_stderr)
             status = _status(channel, deadline)
         except TimeoutError as error:
@@ -207,6 +207,30 @@ class SSHSession:
         self._client.close()
 
 
+def begin(channel: paramiko.Channel, command: str | None, deadline: float | None) -> None:
+    """Start a command, or the user's shell, in a channel.
+
+    Raises:
+        TimeoutError: The deadline came first.
+        GuestUnreachableError: There is no deadline, and the guest does not answer.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="vmctl-ssh") as threads:
+        if command is None:
+            started = threads.submit(channel.invoke_shell)
+        else:
+            started = threads.submit(channel.exec_command, command)
+        try:
+            # Paramiko itself waits without an end.
+            started.result(_HANDSHAKE_SECONDS if deadline is None else _left(deadline))
+        except BaseException as error:
+            channel.close()
+            if deadline is None and isinstance(error, TimeoutError):
+                raise GuestUnreachableError(
+                    "the guest does not answer on its SSH connection any more", hint=HINT_LOST
+                ) from error
+            raise
+
+
 def _converse(
     channel: paramiko.Channel,
     stdin: bytes,
@@ -221,7 +245,11 @@ def _converse(
             err = threads.submit(_read, channel.recv_stderr, on_stderr)
             into = threads.submit(_write, channel, stdin)
             jobs: list[Future[Any]] = [into, out, err]
-            _done, unfinished = wait(jobs, None if deadline is None else _left(deadline))
+            left = None if deadline is None else _left(deadline)
+            # One that failed (a callback of the caller's may) keeps the others waiting for ever.
+            ended, unfinished = wait(jobs, left, return_when=FIRST_EXCEPTION)
+            for job in ended:
+                job.result()
             if unfinished:
                 raise TimeoutError
             return out.result(), err.result()

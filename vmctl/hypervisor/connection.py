@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import libvirt
 
 from vmctl.errors import HostUnavailableError, PermissionDeniedError, VmctlError
 from vmctl.hypervisor import eventloop
 from vmctl.hypervisor.errors import calling, translate
-from vmctl.hypervisor.events import EventHub
+from vmctl.hypervisor.events import EventHub, Signal
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "outlasting"]
+
+T = TypeVar("T")
 
 # A peer that is silent for about half a minute is gone (virConnectSetKeepAlive).
 _KEEPALIVE_SECONDS = 5
@@ -55,7 +59,11 @@ class Connection:
             # Drivers without a wire (test:///) have no keepalive, and need none.
             with contextlib.suppress(libvirt.libvirtError):
                 raw.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
-            self._callbacks = self.events.attach(raw)
+            try:
+                self._callbacks = self.events.attach(raw)
+            except libvirt.libvirtError:
+                raw.close()
+                raise
         self._raw = raw
 
     @property
@@ -96,6 +104,28 @@ class Connection:
             self._closed = True
             self._drop()
         eventloop.release()
+
+
+def outlasting(call: Callable[[], T], *, seconds: float = 30.0) -> T:
+    """Call something that may be called again, until the host can be reached.
+
+    For what has to be done even if libvirtd is being restarted just now.
+
+    Raises:
+        HostUnavailableError: It could not be reached for so long.
+    """
+    deadline = time.monotonic() + seconds
+
+    def attempt() -> tuple[T] | None:
+        try:
+            return (call(),)
+        except HostUnavailableError:
+            if time.monotonic() >= deadline:
+                raise
+            return None
+
+    done = Signal().wait_for(attempt, deadline=deadline + 1)
+    return call() if done is None else done[0]
 
 
 def _not_reached(error: libvirt.libvirtError, uri: str) -> VmctlError:

@@ -137,15 +137,10 @@ class Domain:
         with self._calling("start") as raw:
             raw.createWithFlags(0)
 
-    def shutdown(self, *, by_agent: bool = False) -> None:
-        """Ask the guest to shut down, by its agent or by the ACPI power button."""
-        mode = (
-            libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT
-            if by_agent
-            else libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
-        )
+    def shutdown(self) -> None:
+        """Press the ACPI power button."""
         with self._calling("shut down") as raw:
-            raw.shutdownFlags(mode)
+            raw.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 
     def destroy(self) -> None:
         """End it at once, as by pulling the plug. One that is off already stays so."""

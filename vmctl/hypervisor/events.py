@@ -67,7 +67,6 @@ class EventHub:
         kinds = (
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
             libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
-            libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
         )
         return [raw.domainEventRegisterAny(None, kind, self._on_event, None) for kind in kinds]
 

@@ -14,7 +14,7 @@ from lxml import etree
 from vmctl.errors import ConflictError, HypervisorError, NotFoundError
 from vmctl.hypervisor.domains import Domain
 
-__all__ = ["Forward", "add_forward", "list_forwards", "ssh_forward"]
+__all__ = ["Forward", "add_forward", "forward_to", "list_forwards"]
 
 _LOOPBACK = "127.0.0.1"
 # `info usernet`: "  TCP[HOST_FORWARD]  13       127.0.0.1  2222       10.0.2.15    22     0     0"
@@ -110,8 +110,14 @@ def add_forward(
     )
 
 
-def ssh_forward(domain: Domain, mac: str, *, guest_port: int = 22) -> tuple[str, int]:
-    """Return the hypervisor's (address, port) that leads to the guest's port; made if need be.
+def forward_to(domain: Domain, mac: str, *, guest_port: int, make: bool) -> tuple[str, int] | None:
+    """Return the hypervisor's (address, port) that leads to the guest's port.
+
+    Args:
+        domain: A running domain.
+        mac: Its user-mode NIC.
+        guest_port: The guest's port.
+        make: Whether to make one where there is none; else None is returned.
 
     Raises:
         NotFoundError: The domain has no user-mode NIC of that MAC.
@@ -124,8 +130,9 @@ def ssh_forward(domain: Domain, mac: str, *, guest_port: int = 22) -> tuple[str,
         )
     for forward in list_forwards(domain):
         if (forward.netdev, forward.protocol, forward.guest_port) == (netdev, "tcp", guest_port):
-            return _LOOPBACK if forward.host_address == "0.0.0.0" else forward.host_address, (  # noqa: S104
-                forward.host_port
-            )
+            everywhere = forward.host_address == "0.0.0.0"  # noqa: S104
+            return _LOOPBACK if everywhere else forward.host_address, forward.host_port
+    if not make:
+        return None
     made = add_forward(domain, netdev, guest_port=guest_port)
     return made.host_address, made.host_port
