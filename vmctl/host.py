@@ -83,7 +83,6 @@ class Host:
     def close(self) -> None:
         """Close the connection, and every connection to its guests. The guests run on."""
         self.sessions.close()
-        self.reach.close()
         self._connection.close()
 
     @property

@@ -54,14 +54,16 @@ class Snapshots:
             UsageError: That is no name for a snapshot.
             ConflictError: There is one of that name, or the machine is not ready yet.
             UnsupportedError: The machine can't be snapshotted: a disk is not qcow2, or it has UEFI
-                and libvirt is older than 10.10.
+                and its NVRAM is not qcow2, or libvirt is older than 10.10.
         """
         if _NAME.fullmatch(name) is None:
             raise UsageError(
                 f"{name[:80]!r} can't be the name of a snapshot",
                 hint="use up to 63 letters, digits, dots, dashes and underscores",
             )
-        if self._record().volume(Role.SEED) is not None:
+        record = self._record()
+        self._refuse_work_in_progress(record)
+        if record.volume(Role.SEED) is not None:
             raise ConflictError(
                 f"'{self._domain.name}' is not ready yet: its seed is still in its drive",
                 hint=f"wait for it first: `vmctl wait {self._domain.name}`",
@@ -71,16 +73,24 @@ class Snapshots:
             self._domain, render_snapshot(name, description=description), name=name
         )
 
+    def _refuse_work_in_progress(self, record: Record) -> None:
+        """Keep what is in the middle of something out of a snapshot, and from being undone."""
+        if record.claim is not None:
+            raise ConflictError(
+                f"somebody is at work on '{self._domain.name}': it is {record.phase.value}",
+                hint="wait until that has ended; `vmctl gc` removes what a killed client left",
+            )
+
     def _refuse_impossible(self) -> None:
         """Say in one sentence why it can't be, before the guest is paused for it."""
         root = etree.fromstring(self._domain.xml())
         name = self._domain.name
-        if (
-            root.find("os/loader[@type='pflash']") is not None
-            and "internal-snapshot-nvram" not in self._facts().features
-        ):
+        nvram = root.find("os/nvram")
+        able = "internal-snapshot-nvram" in self._facts().features
+        if nvram is not None and not (able and nvram.get("format") == "qcow2"):
             raise UnsupportedError(
-                f"'{name}' has UEFI, and libvirt can snapshot its NVRAM only from 10.10 on",
+                f"'{name}' has UEFI, and libvirt can snapshot its NVRAM only where that is qcow2, "
+                "from 10.10 on",
                 hint="machines with `firmware: bios` can be snapshotted",
             )
         for disk in root.findall("devices/disk"):
@@ -109,6 +119,7 @@ class Snapshots:
             NotFoundError: There is no such snapshot.
         """
         record = self._record()
+        self._refuse_work_in_progress(record)
         self._forget_connection()
         backend.revert(self._domain, name)
         # The snapshot brought back the metadata of its time; what vmctl knows now is newer.

@@ -141,4 +141,4 @@ def test_quickstart_and_what_it_leaves() -> None:
         capture_output=True,
         text=True,
     )
-    assert "quickstart" not in hosts.stdout
+    assert "vmctl-quickstart" not in hosts.stdout

@@ -12,6 +12,7 @@ from vmctl.cli.context import App, machine_names, pass_app
 from vmctl.cli.errors import transport
 from vmctl.cli.lazy import Command, command
 from vmctl.cli.machines import deadlines
+from vmctl.cli.streams import given_stdin
 from vmctl.errors import GuestUnreachableError
 
 if TYPE_CHECKING:
@@ -109,11 +110,12 @@ def ssh(app: App, name: str, words: tuple[str, ...], tty: bool) -> None:
 
     with app.machine(name) as machine, transport():
         channel = _log_in(app, machine)
-        on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        stdin = given_stdin()
+        on_terminal = stdin is not None and stdin.isatty() and sys.stdout.isatty()
         if on_terminal and (tty or command_line is None):
             status = shell.interact(channel, command=command_line)
         else:
-            status = shell.pass_through(channel, command=command_line, stdin=sys.stdin.buffer)
+            status = shell.pass_through(channel, command=command_line, stdin=stdin)
     raise click.exceptions.Exit(status)
 
 
@@ -137,7 +139,9 @@ def execute(app: App, name: str, words: tuple[str, ...], timeout: float | None) 
     command_words = _command_of(words)
     if not command_words:
         raise click.UsageError("there is no COMMAND to run", click.get_current_context())
-    stdin = None if sys.stdin.isatty() else sys.stdin.buffer
+    stdin = given_stdin()
+    if stdin is not None and stdin.isatty():
+        stdin = None
     from vmctl.guest import shell  # noqa: PLC0415 - not before it is needed
 
     with app.machine(name) as machine, transport():

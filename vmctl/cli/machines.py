@@ -13,6 +13,7 @@ from vmctl.cli.lazy import command
 from vmctl.cli.output import human_size, print_fields, print_table
 from vmctl.cli.settings import ACCELERATORS
 from vmctl.cli.specs import read_spec
+from vmctl.cli.streams import asks_on_terminal
 
 if TYPE_CHECKING:
     from vmctl.info import MachineInfo, MachineSummary
@@ -187,7 +188,7 @@ def delete(app: App, names: tuple[str, ...], yes: bool) -> None:
 
     Running ones are ended at once. On a terminal it asks first.
     """
-    asks = not yes and sys.stdin.isatty()
+    asks = not yes and asks_on_terminal()
 
     def act(machine: VM) -> dict[str, Any]:
         found = {"name": machine.name, "uuid": machine.uuid, "deleted": True}

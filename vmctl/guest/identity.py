@@ -7,12 +7,15 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
 )
 
 from vmctl.errors import VmctlError
@@ -56,13 +59,26 @@ def own_key() -> KeyPair:
             _write_new(path)
         private = path.read_text(encoding="ascii")
         public = path.with_name(path.name + ".pub").read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
+        _check_usable(private)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise VmctlError(
             f"can't use the SSH key {path}",
             details=str(error),
-            hint="set VMCTL_SSH_KEY to a private key that has its .pub beside it",
+            hint="set VMCTL_SSH_KEY to a private key without a passphrase, with its .pub beside it",
         ) from error
     return KeyPair(private, public)
+
+
+def _check_usable(private: str) -> None:
+    """See that a login will not fail for the key, after a guest was waited for.
+
+    Raises:
+        ValueError: It is no private key.
+        TypeError: It has a passphrase.
+        UnsupportedAlgorithm: It is of an unknown kind.
+    """
+    read = load_pem_private_key if "OPENSSH" not in private[:40] else load_ssh_private_key
+    read(private.encode("ascii"), None)
 
 
 def _write_new(path: Path) -> None:

@@ -63,7 +63,7 @@ def connect(
         client.connect(
             machine,
             username=user,
-            pkey=paramiko.Ed25519Key.from_private_key(io.StringIO(key.private)),
+            pkey=_private_key(key.private),
             sock=sock,
             banner_timeout=banner_timeout,
             auth_timeout=_HANDSHAKE_SECONDS,
@@ -86,6 +86,17 @@ def connect(
         )
     transport.set_keepalive(_KEEPALIVE_SECONDS)
     return SSHSession(client, machine)
+
+
+def _private_key(text: str) -> paramiko.PKey:
+    """Read a private key of any kind; vmctl makes Ed25519 ones, users bring their own."""
+    last: paramiko.SSHException | None = None
+    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+        try:
+            return kind.from_private_key(io.StringIO(text))
+        except paramiko.SSHException as error:
+            last = error
+    raise last or paramiko.SSHException("no private key")
 
 
 def _refusal(error: BaseException, machine: str, user: str) -> Exception:

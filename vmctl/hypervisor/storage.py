@@ -271,7 +271,12 @@ def open_pool(connection: Connection, name: str) -> Pool:
                 f"virsh pool-build {name} && virsh pool-start {name}",
             ) from error
     with calling(f"start the pool '{name}'"):
-        if not raw.isActive():
-            raw.create(0)
+        try:
+            if not raw.isActive():
+                raw.create(0)
+        except libvirt.libvirtError:
+            # Somebody else may have been quicker.
+            if not raw.isActive():
+                raise
         folder = etree.fromstring(raw.XMLDesc(0)).findtext("target/path")
     return Pool(connection, name, os.path.normpath(folder or "/"))

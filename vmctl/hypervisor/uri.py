@@ -12,7 +12,8 @@ from vmctl.hypervisor.private import from_uri
 
 __all__ = ["HostAddress", "default_uri", "resolve"]
 
-_SYSTEM_SOCKET = Path("/run/libvirt/libvirt-sock")
+# Of the one daemon for all, and of the one for QEMU alone (https://libvirt.org/daemons.html).
+_SYSTEM_SOCKETS = (Path("/run/libvirt/libvirt-sock"), Path("/run/libvirt/virtqemud-sock"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class HostAddress:
         ssh_host: The host to go through, for a remote one; empty for this machine.
         ssh_user: The user there; empty for the one SSH would take.
         ssh_port: The port there; None for the one SSH would take.
+        ssh_keyfile: The key to log in with there (the URI's ``keyfile``).
+        ssh_verify: Whether its host key is checked (not with the URI's ``no_verify=1``).
     """
 
     uri: str
@@ -35,6 +38,8 @@ class HostAddress:
     ssh_host: str = ""
     ssh_user: str = ""
     ssh_port: int | None = None
+    ssh_keyfile: str = ""
+    ssh_verify: bool = True
 
     @property
     def is_local(self) -> bool:
@@ -49,7 +54,7 @@ def default_uri() -> str:
     """
     if uri := os.environ.get("VMCTL_URI"):
         return uri
-    if os.geteuid() == 0 or os.access(_SYSTEM_SOCKET, os.W_OK):
+    if os.geteuid() == 0 or any(os.access(path, os.W_OK) for path in _SYSTEM_SOCKETS):
         return "qemu:///system"
     return "qemu:///session"
 
@@ -83,7 +88,9 @@ def resolve(uri: str | None) -> HostAddress:
     _, _, transport = parts.scheme.partition("+")
     if transport in {"", "unix"} and not parts.hostname:
         return HostAddress(uri=wanted, name=wanted)
-    if "command" in parse_qs(parts.query):
+    # libvirt parts parameters at semicolons too (virURIParseParams).
+    options = parse_qs(parts.query.replace(";", "&"))
+    if "command" in options:
         raise UsageError(
             f"the URI {wanted!r} names a command to run",
             hint="put what SSH needs into ~/.ssh/config instead",
@@ -94,4 +101,6 @@ def resolve(uri: str | None) -> HostAddress:
         ssh_host=parts.hostname or "",
         ssh_user=parts.username or "",
         ssh_port=port if transport.endswith("ssh") else None,
+        ssh_keyfile=options.get("keyfile", [""])[0],
+        ssh_verify=options.get("no_verify", ["0"])[0] != "1",
     )

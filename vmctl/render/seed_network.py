@@ -54,7 +54,8 @@ def link_files(spec: VMSpec) -> list[dict[str, Any]]:
 
 
 def _name(index: int) -> str:
-    return f"eth{index}"
+    # Not eth0: where the kernel gave that name to another NIC first, renaming fails.
+    return f"nic{index}"
 
 
 def _ethernet(index: int, nic: NicSpec) -> dict[str, Any]:

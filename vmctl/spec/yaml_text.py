@@ -110,5 +110,6 @@ def _load(text: str, loader: type[CloudConfigLoader]) -> Any:
         return yaml.load(text, Loader=loader)  # noqa: S506 - both loaders are safe loaders
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
-    except ValueError as error:  # a number or a date that is none
-        raise yaml.YAMLError(str(error)) from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        # A number or a date that is none, or a tag on what it doesn't fit: `!!bool maybe`.
+        raise yaml.YAMLError(f"a value is not what it says it is: {error}") from None

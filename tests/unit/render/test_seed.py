@@ -140,13 +140,13 @@ def test_network() -> None:
         "ethernets": {
             "nic0": {
                 "match": {"macaddress": "52:54:00:00:00:01"},
-                "set-name": "eth0",
+                "set-name": "nic0",
                 "dhcp4": True,
                 "dhcp-identifier": "mac",
             },
             "nic1": {
                 "match": {"macaddress": "52:54:00:00:00:02"},
-                "set-name": "eth1",
+                "set-name": "nic1",
                 "dhcp4": False,
                 "addresses": ["192.0.2.2/24", "2001:db8::2/64"],
                 "routes": [

@@ -231,7 +231,7 @@ def _remove_debris(layout: Layout, record: Record | None) -> None:
     """End and remove whatever there is of a host. Its lock must be held."""
     if record is not None:
         teardown.end_processes(layout, record)
-    elif layout.state_dir.exists() and any(layout.state_dir.iterdir()):
+    elif layout.state_dir.exists() and any(layout.state_dir.iterdir()) and not layout.is_debris:
         raise ConflictError(
             f"{layout.state_dir} is there, and is not the state of a private host",
             hint="move it away, or use another name",

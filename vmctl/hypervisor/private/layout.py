@@ -71,6 +71,19 @@ class Layout:
         """What the folder is called while it is being removed."""
         return self.state_dir.parent / f".{self.name}.trash"
 
+    @property
+    def is_debris(self) -> bool:
+        """Whether the folder is a host's whose record was cut short: by a kill, or a power failure.
+
+        Nothing of such a host runs: its first record is written before anything is started.
+        """
+        try:
+            status = self.state_dir.lstat()
+        except OSError:
+            return False
+        mine = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        return mine and any(self.record.with_suffix(end).exists() for end in (".json", ".new"))
+
     def log(self, program: str) -> Path:
         """Return the log of ``supervisor``, ``libvirtd`` or ``virtlogd``."""
         return self.state_dir / f"{program}.log"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from vmctl.errors import HostUnavailableError
+from vmctl.errors import HostUnavailableError, VmctlError
 from vmctl.hypervisor.private import programs
 from vmctl.hypervisor.private.layout import Layout
 from vmctl.hypervisor.private.process import ProcessIdentity
@@ -41,6 +41,7 @@ _NETWORK = """\
 </network>
 """
 _RETRY_SECONDS = 0.01
+_ANSWER_SECONDS = 15.0
 _HINT = "see what libvirtd.log in the host's state folder says, and `vmctl doctor`"
 
 
@@ -72,12 +73,36 @@ def _silent(_context: object, _error: object) -> None:
 
 
 def guests_of(uri: str) -> list[str]:
-    """Return every guest that is defined or runs, each as ``name (running)`` or ``name (off)``."""
-    with opened(uri) as connection:
-        return sorted(
-            f"{domain.name()} ({'running' if domain.isActive() else 'off'})"
-            for domain in connection.listAllDomains()
-        )
+    """Return every guest that is defined or runs, each as ``name (running)`` or ``name (off)``.
+
+    Raises:
+        HostUnavailableError: libvirtd does not answer, or not within some seconds.
+    """
+    answers: list[list[str] | VmctlError] = []
+
+    def ask() -> None:
+        try:
+            with opened(uri) as connection:
+                answers.append(
+                    sorted(
+                        f"{domain.name()} ({'running' if domain.isActive() else 'off'})"
+                        for domain in connection.listAllDomains()
+                    )
+                )
+        except VmctlError as error:
+            answers.append(error)
+
+    # A libvirtd that hangs answers never, and libvirt's client would wait for it as long.
+    asking = threading.Thread(target=ask, name="vmctl-guests-of", daemon=True)
+    asking.start()
+    asking.join(_ANSWER_SECONDS)
+    answer = answers[0] if answers else None
+    if isinstance(answer, list):
+        return answer
+    raise answer or HostUnavailableError(
+        f"libvirtd does not answer at {uri} within {_ANSWER_SECONDS:g} s",
+        hint="stop the host with --force, which does not ask it for its guests",
+    )
 
 
 def prepare(

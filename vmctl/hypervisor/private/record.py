@@ -15,7 +15,10 @@ from typing import Any
 from vmctl.hypervisor.private.layout import Kind, Network
 from vmctl.hypervisor.private.process import ProcessIdentity
 
-__all__ = ["Record"]
+__all__ = ["NEW", "Record"]
+
+NEW = ".new"
+"""How a record's file ends while it is being written."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,9 +53,13 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Write it to ``path``, whole or not at all."""
-        temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=1), encoding="utf-8")
-        temporary.chmod(0o600)
+        temporary = path.with_suffix(NEW)
+        with temporary.open("w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o600)
+            json.dump(dataclasses.asdict(self), file, indent=1)
+            file.flush()
+            # Or a power failure may leave an empty file of this name.
+            os.fsync(file.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - the same call, named as what it does
 
     @classmethod
@@ -64,6 +71,8 @@ class Record:
                 if data[key] is not None:
                     data[key] = ProcessIdentity(**data[key])
             data["warnings"] = tuple(data["warnings"])
-            return cls(**data)
+            known = {field.name for field in dataclasses.fields(cls)}
+            # A newer vmctl may have written more.
+            return cls(**{key: value for key, value in data.items() if key in known})
         except (OSError, ValueError, TypeError, KeyError):
             return None
