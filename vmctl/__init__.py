@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vmctl._version import __version__
 
 if TYPE_CHECKING:
+    from vmctl.doctor import Check, examine
     from vmctl.errors import (
         CommandFailedError,
         ConflictError,
@@ -33,9 +34,13 @@ if TYPE_CHECKING:
         WaitTimeoutError,
         WrongStateError,
     )
+    from vmctl.gc import Leftover
     from vmctl.guest.command import CompletedCommand
     from vmctl.guest.readiness import Deadlines
     from vmctl.host import Host, connect
+    from vmctl.hosts import HostSummary, list_hosts, start_host, stop_host
+    from vmctl.info import MachineInfo, MachineSummary
+    from vmctl.preview import Preview, preview_documents
     from vmctl.progress import Progress
     from vmctl.snapshots import Snapshot
     from vmctl.spec import VMSpec
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
 
 _ERRORS = "vmctl.errors"
 _HOMES = {
+    "Check": "vmctl.doctor",
     "CommandFailedError": _ERRORS,
     "CompletedCommand": "vmctl.guest.command",
     "ConflictError": _ERRORS,
@@ -51,11 +57,16 @@ _HOMES = {
     "GuestUnreachableError": _ERRORS,
     "Host": "vmctl.host",
     "HostKeyMismatchError": _ERRORS,
+    "HostSummary": "vmctl.hosts",
     "HostUnavailableError": _ERRORS,
     "HypervisorError": _ERRORS,
     "ImageError": _ERRORS,
+    "Leftover": "vmctl.gc",
+    "MachineInfo": "vmctl.info",
+    "MachineSummary": "vmctl.info",
     "NotFoundError": _ERRORS,
     "PermissionDeniedError": _ERRORS,
+    "Preview": "vmctl.preview",
     "Progress": "vmctl.progress",
     "ProvisioningError": _ERRORS,
     "ResourceError": _ERRORS,
@@ -70,10 +81,16 @@ _HOMES = {
     "WaitTimeoutError": _ERRORS,
     "WrongStateError": _ERRORS,
     "connect": "vmctl.host",
+    "examine": "vmctl.doctor",
+    "list_hosts": "vmctl.hosts",
+    "preview_documents": "vmctl.preview",
+    "start_host": "vmctl.hosts",
+    "stop_host": "vmctl.hosts",
 }
 
 __all__ = [
     "VM",
+    "Check",
     "CommandFailedError",
     "CompletedCommand",
     "ConflictError",
@@ -82,11 +99,16 @@ __all__ = [
     "GuestUnreachableError",
     "Host",
     "HostKeyMismatchError",
+    "HostSummary",
     "HostUnavailableError",
     "HypervisorError",
     "ImageError",
+    "Leftover",
+    "MachineInfo",
+    "MachineSummary",
     "NotFoundError",
     "PermissionDeniedError",
+    "Preview",
     "Progress",
     "ProvisioningError",
     "ResourceError",
@@ -101,6 +123,11 @@ __all__ = [
     "WrongStateError",
     "__version__",
     "connect",
+    "examine",
+    "list_hosts",
+    "preview_documents",
+    "start_host",
+    "stop_host",
 ]
 
 

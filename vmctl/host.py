@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +28,10 @@ __all__ = ["Host", "connect"]
 
 
 def connect(
-    uri: str | None = None, *, pool: str | None = None, templates: Templates | None = None
+    uri: str | None = None,
+    *,
+    pool: str | None = None,
+    templates: str | os.PathLike[str] | None = None,
 ) -> Host:
     """Connect to a host.
 
@@ -35,7 +39,8 @@ def connect(
         uri: A libvirt URI, ``private:NAME`` for a private host, or None: ``VMCTL_URI``, else the
             system's libvirt where it may be used, else the user's session.
         pool: The storage pool for new volumes; None: ``VMCTL_POOL``, else ``default``.
-        templates: Where the documents come from; None for the default chain.
+        templates: A folder with ``domain_templates/`` or ``cloud-init/`` in it, whose files replace
+            vmctl's own of the same name.
 
     Raises:
         HostUnavailableError: It can't be reached.
@@ -54,12 +59,12 @@ class Host:
         uri: str | None = None,
         *,
         pool: str | None = None,
-        templates: Templates | None = None,
+        templates: str | os.PathLike[str] | None = None,
     ) -> None:
         self._address = resolve(uri)
         self._connection = Connection(self._address.uri)
         self._pool = pool or os.environ.get("VMCTL_POOL") or "default"
-        self._templates = templates
+        self._templates = None if templates is None else Templates(Path(templates))
         self._lock = threading.Lock()
         self._facts: HostFacts | None = None
         self._key: KeyPair | None = None

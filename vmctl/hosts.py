@@ -36,7 +36,9 @@ class HostSummary:
     warnings: tuple[str, ...] = ()
 
 
-def start_host(name: str, *, network: Literal["own", "host"] | None = None) -> HostSummary:
+def start_host(
+    name: str, *, network: Literal["own", "host"] | None = None, tether: bool = False
+) -> HostSummary:
     """Start a private host, or return the one of this name that runs already.
 
     Args:
@@ -44,6 +46,8 @@ def start_host(name: str, *, network: Literal["own", "host"] | None = None) -> H
         network: ``own`` gives it a network namespace with a NAT network, which needs root;
             ``host`` leaves it on this machine's network, with user-mode networking. None for
             ``own`` where that can be had.
+        tether: Whether it ends, and is removed, when this process ends in whatever way. Has no
+            effect on a host that runs already.
 
     Raises:
         UsageError: That can't be its name.
@@ -51,7 +55,7 @@ def start_host(name: str, *, network: Literal["own", "host"] | None = None) -> H
         ConflictError: It runs already with another kind of network.
         HostUnavailableError: It doesn't come up; the end of its logs is in ``details``.
     """
-    return _summary(private.start(name, network=network))
+    return _summary(private.start(name, network=network, tether=tether))
 
 
 def list_hosts() -> list[HostSummary]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import uuid as uuid_module
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from vmctl.render import (
     FirmwareImage,
@@ -18,7 +20,7 @@ from vmctl.render import (
 )
 from vmctl.spec import Arch, VMSpec
 
-__all__ = ["Preview", "preview"]
+__all__ = ["Preview", "preview_documents"]
 
 _FOLDER = "/var/lib/libvirt/images"
 # Names are made unique by it, and so are MAC addresses: the same name gives the same bytes.
@@ -62,8 +64,11 @@ class Preview:
     seed: dict[str, str] = field(repr=False)
 
 
-def preview(
-    spec: VMSpec, *, facts: HostFacts | None = None, templates: Templates | None = None
+def preview_documents(
+    spec: VMSpec,
+    *,
+    facts: HostFacts | None = None,
+    templates: str | os.PathLike[str] | None = None,
 ) -> Preview:
     """Render the documents that a launch would make, with stand-ins for what it decides.
 
@@ -74,15 +79,16 @@ def preview(
         spec: What is wanted.
         facts: What the host can do (`Host.facts`); None for a host with emulation that can do all
             else.
-        templates: Where the documents come from; None for the default chain.
+        templates: A folder of templates, as for `vmctl.connect`.
 
     Raises:
         UnsupportedError: The host can't do what the spec asks for.
     """
     known = facts or _generic(spec.arch)
+    chain = None if templates is None else Templates(Path(templates))
     uuid = str(uuid_module.uuid5(_SPACE, spec.name))
     resolved = with_macs(spec.resolved(networks=known.privileged), uuid)
-    xml = render_domain(resolved, known, _placement(resolved, uuid), templates=templates)
+    xml = render_domain(resolved, known, _placement(resolved, uuid), templates=chain)
     if resolved.cloud_init is None:
         return Preview(xml=xml, seed={})
     identity = SeedIdentity(
@@ -91,7 +97,7 @@ def preview(
         host_key_public="(made by the launch: the guest's public host key)",
         authorized_keys=("(the public key of the client that launches it)",),
     )
-    files = render_seed(resolved, identity, templates=templates)
+    files = render_seed(resolved, identity, templates=chain)
     return Preview(xml=xml, seed={name: content.decode() for name, content in files.items()})
 
 
@@ -102,6 +108,7 @@ def _generic(arch: Arch) -> HostFacts:
         arch=host,
         firmware=_FIRMWARE[Arch(host)],
         tpm=True,
+        kvm_offered=True,
         features=frozenset({"spice"}),
         kvm_reason="no host was asked",
     )

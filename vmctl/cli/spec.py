@@ -63,9 +63,9 @@ def render(app: App, file: str, seed: bool) -> None:
     if app.flags.get("uri") is not None:
         with app.connect() as host:
             facts = host.facts
-    from vmctl.preview import preview  # noqa: PLC0415 - not before it is needed
+    from vmctl.preview import preview_documents  # noqa: PLC0415 - not before it is needed
 
-    found = preview(spec, facts=facts)
+    found = preview_documents(spec, facts=facts)
 
     def text() -> None:
         click.echo(found.xml, nl=not found.xml.endswith("\n"))

@@ -44,6 +44,7 @@ def read_facts(connection: Connection) -> HostFacts:
     with calling("ask the host for its capabilities"):
         host = etree.fromstring(raw.getCapabilities())
         arch = host.findtext("host/cpu/arch") or "x86_64"
+        offered = _offers_kvm(host, arch)
         kvm, reason = _kvm(raw, host, arch)
         limits = _domain_capabilities(raw, arch, kvm=kvm)
         _model, megabytes, cpus, *_rest = raw.getInfo()
@@ -52,6 +53,7 @@ def read_facts(connection: Connection) -> HostFacts:
             libvirt_version=_version(raw.getLibVersion()),
             qemu_version=_version(raw.getVersion()),
             kvm=kvm,
+            kvm_offered=offered,
             kvm_reason=reason,
             emulators=_emulators(host),
             machines=_machines(host),
@@ -77,14 +79,17 @@ def _version(number: int) -> tuple[int, int, int]:
     return number // 1_000_000, number // 1000 % 1000, number % 1000
 
 
+def _offers_kvm(host: etree._Element, arch: str) -> bool:
+    return bool(host.xpath("guest/arch[@name=$arch]/domain[@type='kvm']", arch=arch))
+
+
 def _kvm(raw: Any, host: etree._Element, arch: str) -> tuple[bool, str]:
     """Return whether KVM works, and why it does or doesn't.
 
     There are hosts on which /dev/kvm opens and libvirt offers KVM, and every guest hangs. Their
     processors show neither vmx nor svm, without which no x86 guest runs on KVM.
     """
-    offered = host.xpath("guest/arch[@name=$arch]/domain[@type='kvm']", arch=arch)
-    if not offered:
+    if not _offers_kvm(host, arch):
         return False, "libvirt offers no KVM here: /dev/kvm is missing, or may not be used"
     if arch not in {"x86_64", "i686"}:
         return True, "libvirt offers KVM"
@@ -171,14 +176,9 @@ def _offers(limits: etree._Element, device: str, enum: str, value: str) -> bool:
 
 def _features(raw: Any, limits: etree._Element) -> frozenset[str]:
     found = set()
-    if _offers(limits, "devices/filesystem", "driverType", "virtiofs"):
-        found.add("virtiofs")
     if _offers(limits, "devices/graphics", "type", "spice"):
         found.add("spice")
-    # Internal snapshots of UEFI machines, and reverting external ones, came with these versions.
-    version = _version(raw.getLibVersion())
-    if version >= (10, 10, 0):
+    # https://libvirt.org/news.html#v10-10-0-2024-12-02
+    if _version(raw.getLibVersion()) >= (10, 10, 0):
         found.add("internal-snapshot-nvram")
-    if version >= (9, 9, 0):
-        found.add("external-snapshot-revert")
     return frozenset(found)

@@ -1,7 +1,9 @@
 """Ports of the hypervisor that lead into a guest with user-mode networking.
 
-libvirt before 9.2, or built without passt, has no word for them, so they are added to the running
-QEMU through its monitor (``hostfwd_add``). They last as long as that QEMU.
+libvirt has no word for them with QEMU's own user-mode network (slirp), so they are added to the
+running QEMU through its monitor (``hostfwd_add``). They last as long as that QEMU. The other
+backend, passt, takes ports only from the definition: one can't be opened when it is first needed,
+and a free one can't be known beforehand on a remote host.
 """
 
 from __future__ import annotations

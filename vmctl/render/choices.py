@@ -13,6 +13,7 @@ from vmctl.spec.profiles import Profile
 __all__ = ["CpuChoice", "choose_cpu", "choose_firmware", "domain_type", "refuse_unsupported"]
 
 _NATIVE = {"x86_64": {Arch.X86_64, Arch.I686}, "i686": {Arch.I686}, "aarch64": {Arch.AARCH64}}
+_HINT_ACCEL = "write accel: tcg, or leave it out"
 _NEEDS_KVM = {CpuMode.HOST_PASSTHROUGH, CpuMode.HOST_MODEL}
 
 
@@ -28,14 +29,19 @@ def domain_type(spec: VMSpec, facts: HostFacts) -> str:
     """Choose libvirt's domain type, ``kvm`` or ``qemu``.
 
     Raises:
-        UnsupportedError: KVM is asked for, and the guest's architecture is not the host's.
+        UnsupportedError: KVM is asked for, and the host has none for this guest.
     """
     native = spec.arch in _NATIVE.get(facts.arch, set())
     if spec.accel is Accel.KVM:
         if not native:
             raise UnsupportedError(
                 f"accel is kvm, and KVM on this {facts.arch} host can't run an {spec.arch} guest",
-                hint="write accel: tcg, or leave it out",
+                hint=_HINT_ACCEL,
+            )
+        if not facts.kvm_offered:
+            raise UnsupportedError(
+                f"accel is kvm, and the host has no KVM: {facts.kvm_reason}",
+                hint=_HINT_ACCEL,
             )
         return "kvm"
     return "kvm" if spec.accel is Accel.AUTO and facts.kvm and native else "qemu"

@@ -88,7 +88,6 @@ def _values(
         "drives": drives,
         "controllers": controllers(spec, platform, profile, drives),
         "nics": spec.nics,
-        "passt": "passt" in facts.features,
         "serials": serial_views(spec, placement),
         "console": console_view(spec, placement),
         "tpm": _tpm(spec, platform),

@@ -31,13 +31,14 @@ class HostFacts:
         libvirt_version: (major, minor, release).
         qemu_version: (major, minor, release).
         kvm: Whether KVM really works, not merely whether ``/dev/kvm`` opens.
+        kvm_offered: Whether libvirt offers KVM, working or not, for those who ask for it.
         kvm_reason: One sentence on why ``kvm`` is what it is.
         emulators: Architecture of a guest to the emulator's path on the host.
         machines: Architecture of a guest to the machine types the host knows, aliases included
             (``q35``, ``pc``, ``pc-q35-7.2``).
         firmware: The UEFI images for the host's own architecture.
         tpm: Whether an emulated TPM can be given to a guest.
-        features: Names of further abilities (``virtiofs``, ``passt``, ``spice``, ``nvram-qcow2``).
+        features: Names of further abilities (``spice``, ``internal-snapshot-nvram``).
         memory: The host's memory in bytes.
         cpus: The host's number of processors.
         privileged: Whether it is the system's libvirt; a session's has no networks of its own.
@@ -47,6 +48,7 @@ class HostFacts:
     libvirt_version: tuple[int, int, int] = (9, 0, 0)
     qemu_version: tuple[int, int, int] = (7, 2, 0)
     kvm: bool = False
+    kvm_offered: bool = False
     kvm_reason: str = ""
     emulators: dict[str, str] = field(default_factory=dict)
     machines: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -55,6 +55,7 @@ REFUSED: list[tuple[dict[str, Any], HostFacts, str]] = [
         HostFacts(firmware=(UEFI,)),
         "can't run an aarch64 guest",
     ),
+    ({"accel": "kvm"}, HostFacts(kvm_reason="no /dev/kvm"), "the host has no KVM: no /dev/kvm"),
     ({"nics": [{"network": "a"}]}, HostFacts(privileged=False), r"nics\[0\] joins a network"),
 ]
 
@@ -71,7 +72,7 @@ def test_what_the_host_can_not_do_is_refused(
 def test_accelerator() -> None:
     assert "<domain type='qemu'>" in render()
     assert "<domain type='kvm'>" in render(HostFacts(kvm=True))
-    assert "<domain type='kvm'>" in render(accel="kvm")
+    assert "<domain type='kvm'>" in render(HostFacts(kvm_offered=True), accel="kvm")
     assert "<domain type='qemu'>" in render(HostFacts(kvm=True), accel="tcg")
     assert "<domain type='kvm'>" in render(HostFacts(kvm=True), arch="i686")
 

@@ -34,12 +34,13 @@ GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 IDENTITY = SeedIdentity(instance_id="i", host_key_private="k", host_key_public="p")
 FACTS = HostFacts(
     kvm=True,
+    kvm_offered=True,
     firmware=(
         FirmwareImage(loader="/l", nvram_template="/n"),
         FirmwareImage(loader="/l", nvram_template="/n", secure_boot=True),
     ),
     tpm=True,
-    features=frozenset({"spice", "passt"}),
+    features=frozenset({"spice"}),
 )
 
 evil = st.one_of(
