@@ -79,6 +79,7 @@ class MachineInfo(MachineSummary):
         firmware: ``bios`` or ``uefi``.
         accelerator: ``kvm`` or ``qemu`` (emulation).
         created: When it was launched, ISO 8601; empty if vmctl did not make it.
+        owner: Who launched it, ``USER@CLIENT``; empty if vmctl did not make it.
         ssh_user: The user that vmctl logs in as.
         host_key: The guest's public SSH host key.
         autostart: Whether it starts with the host.
@@ -94,6 +95,7 @@ class MachineInfo(MachineSummary):
     firmware: str = "bios"
     accelerator: str = ""
     created: str = ""
+    owner: str = ""
     ssh_user: str = ""
     host_key: str = ""
     autostart: bool = False
@@ -150,6 +152,7 @@ def describe(domain: Domain, record: Record | None) -> MachineInfo:
         firmware="uefi" if root.find("os/loader[@type='pflash']") is not None else "bios",
         accelerator=root.get("type") or "",
         created="" if record is None else record.created,
+        owner="" if record is None else record.owner,
         ssh_user="" if record is None else record.ssh_user,
         host_key="" if record is None else record.host_key,
         autostart=domain.autostart(),

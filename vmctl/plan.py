@@ -11,6 +11,7 @@ from pathlib import Path
 from vmctl import images
 from vmctl.errors import ImageError, NotFoundError, ResourceError, SpecError, SpecProblem
 from vmctl.guest.identity import KeyPair, make_key
+from vmctl.hypervisor.claims import own_name
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.networks import is_active
@@ -139,6 +140,7 @@ def make_plan(
             uuid=identifier,
             phase=Phase.CREATING,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            owner=own_name(),
             spec=spec.without_secrets(),
             volumes=tuple(volume.owned for volume in builder.volumes),
             bases=tuple(

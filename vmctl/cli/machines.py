@@ -156,6 +156,7 @@ def _print_info(found: MachineInfo) -> None:
             ("accelerator", {"qemu": "qemu (emulation)"}.get(found.accelerator, found.accelerator)),
             ("autostart", "yes" if found.autostart else "no"),
             ("created", found.created),
+            ("owner", found.owner),
             ("ssh user", found.ssh_user),
             ("host key", found.host_key),
             ("labels", [f"{key}={value}" for key, value in found.labels.items()]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import socket
 import time
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["Claim", "claimed"]
+__all__ = ["Claim", "claimed", "own_name"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,15 @@ def claimed(seconds: float) -> Iterator[Claim]:
         yield claim
     finally:
         _under_way.discard(claim.token)
+
+
+def own_name() -> str:
+    """Return who this process works for, ``USER@CLIENT``."""
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a user without a name, as in containers
+        user = str(os.geteuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 @dataclass(frozen=True)

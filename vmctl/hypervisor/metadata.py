@@ -62,6 +62,7 @@ class Record:
             are the volumes.
         phase: How far it is.
         created: When its launch began, ISO 8601 in UTC.
+        owner: Who launched it, ``USER@CLIENT``.
         spec: Its spec without secrets, as plain data.
         volumes: What it owns; recorded before any of it exists.
         bases: Pool and name of the images under its disks; shared, not owned.
@@ -78,6 +79,7 @@ class Record:
     uuid: str
     phase: Phase
     created: str
+    owner: str = ""
     spec: dict[str, Any] = field(default_factory=dict)
     volumes: tuple[OwnedVolume, ...] = ()
     bases: tuple[tuple[str, str], ...] = ()
@@ -104,6 +106,7 @@ class Record:
         root.set("uuid", self.uuid)
         root.set("phase", self.phase.value)
         root.set("created", self.created)
+        root.set("owner", self.owner)
         for volume in self.volumes:
             etree.SubElement(
                 root, "volume", pool=volume.pool, name=volume.name, role=volume.role.value
@@ -139,6 +142,7 @@ class Record:
             uuid=root.get("uuid", ""),
             phase=Phase(root.get("phase", "")),
             created=root.get("created", ""),
+            owner=root.get("owner", ""),
             spec=_read_spec(root.findtext("spec") or "{}"),
             volumes=tuple(
                 OwnedVolume(

@@ -20,6 +20,7 @@ _records = st.builds(
     uuid=_texts,
     phase=st.sampled_from(Phase),
     created=_texts,
+    owner=_texts,
     spec=st.dictionaries(
         st.text(max_size=5), st.recursive(st.text(max_size=9) | st.integers(), st.lists), max_size=3
     ),
