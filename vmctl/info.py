@@ -10,6 +10,7 @@ from lxml import etree
 
 from vmctl.errors import VmctlError
 from vmctl.guest import addresses
+from vmctl.guest.reach import Reach
 from vmctl.hypervisor import snapshots
 from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain, State
 from vmctl.hypervisor.metadata import Record
@@ -130,13 +131,13 @@ def _known_addresses(domain: Domain, state: State, record: Record | None) -> tup
     return tuple(dict.fromkeys(found))
 
 
-def describe(domain: Domain, record: Record | None) -> MachineInfo:
+def describe(domain: Domain, record: Record | None, *, reach: Reach) -> MachineInfo:
     """Return all that is known of one machine; its guest is asked where it runs."""
     state = domain.state()
     root = etree.fromstring(domain.xml())
     sighting = addresses.Sighting()
     if state is State.RUNNING and record is not None:
-        sighting = addresses.look(domain, record.spec, make_forwards=False)
+        sighting = addresses.look(domain, record.spec, reach=reach, make_forwards=False)
     summary = summarize(Listed(domain, state, record))
     os_type = root.find("os/type")
     return MachineInfo(

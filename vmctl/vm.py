@@ -74,7 +74,7 @@ class VM:
 
     def info(self) -> info.MachineInfo:
         """Return all that is known of it."""
-        return info.describe(self._domain, self._domain.record())
+        return info.describe(self._domain, self._domain.record(), reach=self._host.reach)
 
     def xml(self, *, inactive: bool = False) -> str:
         """Return its libvirt XML, the live one or the one for its next start."""

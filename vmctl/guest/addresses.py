@@ -10,6 +10,7 @@ from typing import Any
 from lxml import etree
 
 from vmctl.errors import HostUnavailableError, VmctlError
+from vmctl.guest.reach import Reach
 from vmctl.hypervisor import forwards
 from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain
 
@@ -60,13 +61,19 @@ def static_addresses(spec: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def look(
-    domain: Domain, spec: dict[str, Any], *, port: int = 22, make_forwards: bool = True
+    domain: Domain,
+    spec: dict[str, Any],
+    *,
+    reach: Reach,
+    port: int = 22,
+    make_forwards: bool = True,
 ) -> Sighting:
     """Ask every source where the guest's port can be reached.
 
     Args:
         domain: A running machine.
         spec: Its recorded spec.
+        reach: The way to its host.
         port: The guest's port.
         make_forwards: Whether a port of the hypervisor's that leads to it is opened where there is
             none; else those that are open are reported.
@@ -99,6 +106,11 @@ def look(
         endpoints += _endpoints("spec", fixed, port)
         for source, number in ADDRESS_SOURCES.items():
             found = _ask(domain, source, number, macs, said.__setitem__)
+            if source == "arp" and not any(found.values()):
+                # libvirt before 9.1 can't read the tables of newer kernels.
+                found = {mac: seen for mac, seen in reach.neighbors().items() if mac in macs}
+                if found:
+                    said[source] = _told([entry for seen in found.values() for entry in seen])
             endpoints += _endpoints(source, found, port)
     if not kinds:
         said["machine"] = "it has no network interface"

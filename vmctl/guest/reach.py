@@ -6,6 +6,8 @@ Directly, from inside a private host's network namespace, or through the hypervi
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from vmctl.guest.jump import connect_through
@@ -13,6 +15,9 @@ from vmctl.guest.netns import connect_in
 from vmctl.hypervisor.uri import HostAddress
 
 __all__ = ["Reach"]
+
+# ATF_COM of <linux/if_arp.h>: the neighbour has answered.
+_COMPLETE = 0x02
 
 
 class Reach:
@@ -37,3 +42,21 @@ class Reach:
         if self._host.network_namespace is not None:
             return connect_in(self._host.network_namespace, address, port, timeout)
         return socket.create_connection((address, port), timeout=timeout)
+
+    def neighbors(self) -> dict[str, list[str]]:
+        """Return the hypervisor's IPv4 neighbours, by lower-case MAC, as its kernel knows them.
+
+        Of a remote hypervisor, whose kernel can't be asked, there are none. The format: proc(5).
+        """
+        if not self._host.is_local:
+            return {}
+        namespace = self._host.network_namespace
+        # /proc/PID/ns/net names the namespace, and /proc/PID/net is what is seen in it.
+        own = Path("/proc/self/net") if namespace is None else namespace.parents[1] / "net"
+        found: dict[str, list[str]] = {}
+        with suppress(OSError):
+            for line in (own / "arp").read_text(encoding="ascii").splitlines()[1:]:
+                address, _hardware, flags, mac, *_rest = line.split()
+                if int(flags, 16) & _COMPLETE:
+                    found.setdefault(mac.lower(), []).append(address)
+        return found

@@ -101,13 +101,13 @@ def wait_until_ready(
         GuestError: The guest stopped while it was waited for.
     """
     with domain.connection.events.listening(domain.uuid) as signal:
-        waiter = _Waiter(domain, record, signal, Reporter(domain.name, progress))
+        waiter = _Waiter(domain, record, signal, Reporter(domain.name, progress), reach)
         waiter.running(deadlines.running)
         if not record.host_key or key is None:
             return None
         waiter.address(deadlines.address)
-        session = waiter.ssh(deadlines.ssh, reach, key)
-        return waiter.cloud_init(deadlines.cloud_init, session, reach, key)
+        session = waiter.ssh(deadlines.ssh, key)
+        return waiter.cloud_init(deadlines.cloud_init, session, key)
 
 
 def log_in(
@@ -140,7 +140,10 @@ def log_in(
 
 
 class _Waiter:
-    def __init__(self, domain: Domain, record: Record, signal: Signal, reporter: Reporter) -> None:
+    def __init__(
+        self, domain: Domain, record: Record, signal: Signal, reporter: Reporter, reach: Reach
+    ) -> None:
+        self._reach = reach
         self._domain = domain
         self._record = record
         self._signal = signal
@@ -162,15 +165,15 @@ class _Waiter:
 
             def check() -> addresses.Sighting | None:
                 nonlocal last
-                last = addresses.look(self._domain, self._record.spec)
+                last = addresses.look(self._domain, self._record.spec, reach=self._reach)
                 phase.update(", ".join(map(str, last.endpoints)) or "nobody knows one yet")
                 return last if last.endpoints else None
 
             self._wait(check, "address", seconds, phase, said=lambda: last.describe())  # noqa: PLW0108 - `last` changes
 
-    def ssh(self, seconds: float, reach: Reach, key: KeyPair) -> SSHSession:
+    def ssh(self, seconds: float, key: KeyPair) -> SSHSession:
         with self._reporter.phase("ssh") as phase:
-            attempt = _Attempt(self._domain, self._record, reach, key)
+            attempt = _Attempt(self._domain, self._record, self._reach, key)
 
             def check() -> SSHSession | None:
                 session = attempt.connect()
@@ -179,9 +182,7 @@ class _Waiter:
 
             return self._wait(check, "ssh", seconds, phase, said=attempt.describe)
 
-    def cloud_init(
-        self, seconds: float, session: SSHSession, reach: Reach, key: KeyPair
-    ) -> SSHSession:
+    def cloud_init(self, seconds: float, session: SSHSession, key: KeyPair) -> SSHSession:
         deadline = time.monotonic() + seconds
         with self._reporter.phase("cloud-init") as phase:
             while True:
@@ -197,7 +198,7 @@ class _Waiter:
                     phase.update(error.brief)
                     if time.monotonic() >= deadline:
                         raise self._too_late("cloud-init", seconds, str(error)) from error
-                    session = self.ssh(max(1.0, deadline - time.monotonic()), reach, key)
+                    session = self.ssh(max(1.0, deadline - time.monotonic()), key)
                 except BaseException:
                     session.close()
                     raise
@@ -302,7 +303,7 @@ class _Attempt:
         return "\n".join(f"{where}: {answer}" for where, answer in self._answers.items())
 
     def connect(self) -> SSHSession | None:
-        sighting = addresses.look(self._domain, self._record.spec)
+        sighting = addresses.look(self._domain, self._record.spec, reach=self._reach)
         if not sighting.endpoints:
             self._answers = {"address": sighting.describe()}
         stranger: HostKeyMismatchError | None = None
