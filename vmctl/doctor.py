@@ -263,7 +263,12 @@ def _pool(connection: Connection, name: str) -> Check:
             f"{_usual_folder(connection)}; pool-build {name}; pool-start {name}; "
             f"pool-autostart {name}'",
         )
-    if not raw.isActive():
+    from vmctl.hypervisor.errors import calling  # noqa: PLC0415 - it needs libvirt
+
+    with calling(f"look at the pool '{name}'"):
+        active = bool(raw.isActive())
+        free = raw.info()[3] if active else 0
+    if not active:
         return Check(
             name="pool",
             status="warn",
@@ -271,7 +276,6 @@ def _pool(connection: Connection, name: str) -> Check:
             hint=f"virsh -c '{connection.uri}' pool-autostart {name}, so that it starts with "
             "the host",
         )
-    _state, _capacity, _allocation, free = raw.info()
     amount = f"{free / (1 << 30):.1f} GiB"
     if free < _LITTLE_SPACE:
         return Check(

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import libvirt
 import pytest
 
 from vmctl import doctor
 from vmctl.doctor import Check, examine
+from vmctl.errors import PermissionDeniedError
 from vmctl.guest.identity import own_key
+from vmctl.hypervisor.claims import claimed
+from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.render.facts import FirmwareImage, HostFacts
 
+_UUID = "11111111-2222-3333-4444-555555555555"
 _KVM = HostFacts(
     kvm=True,
     kvm_reason="it works",
@@ -115,6 +121,75 @@ def test_tools_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["qemu-img"].status == "fail"
     assert found["dnsmasq"].status == "warn"
     assert "dnsmasq" not in _by_name(examine("qemu+unix:///session?socket=/nowhere"))
+
+
+@pytest.fixture
+def raw() -> Iterator[libvirt.virConnect]:
+    """All connections of a process share the test driver's default host."""
+    with libvirt.open("test:///default") as connection:
+        yield connection
+
+
+def test_a_pool_that_is_not_active(raw: libvirt.virConnect) -> None:
+    pool = raw.storagePoolLookupByName("default-pool")
+    pool.destroy()
+    try:
+        found = _by_name(examine("test:///default", pool="default-pool"))["pool"]
+    finally:
+        pool.create()
+    assert (found.status, "pool-autostart default-pool" in found.hint) == ("warn", True)
+
+
+def test_a_pool_that_is_nearly_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_LITTLE_SPACE", 1 << 60)
+    found = _by_name(examine("test:///default", pool="default-pool"))["pool"]
+    assert (found.status, "GiB left" in found.detail) == ("warn", True)
+
+
+def test_a_pool_that_libvirt_can_not_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_pool: libvirt.virStoragePool) -> int:
+        raise libvirt.libvirtError("it broke")
+
+    monkeypatch.setattr(libvirt.virStoragePool, "isActive", broken)
+    found = _by_name(examine("test:///default", pool="default-pool"))["pool"]
+    assert found.status == "warn"
+
+
+def test_a_network_that_is_not_active_or_not_there(raw: libvirt.virConnect) -> None:
+    network = raw.networkLookupByName("default")
+    xml = network.XMLDesc()
+    network.destroy()
+    try:
+        found = _by_name(examine("test:///default", pool="default-pool"))["network"]
+        assert (found.status, "net-start default" in found.hint) == ("warn", True)
+        network.undefine()
+        found = _by_name(examine("test:///default", pool="default-pool"))["network"]
+        assert (found.status, "user: true" in found.hint) == ("warn", True)
+    finally:
+        raw.networkDefineXML(xml).create()
+
+
+def test_what_killed_clients_left(tmp_path: Path) -> None:
+    with claimed(60) as claim:
+        pass
+    record = Record(uuid=_UUID, phase=Phase.CREATING, created="", claim=claim)
+    node = tmp_path / "node.xml"
+    node.write_text(
+        f"<node><domain type='test'><name>half</name><uuid>{_UUID}</uuid><memory>65536</memory>"
+        f"<os><type>hvm</type></os><metadata>{record.to_xml()}</metadata></domain></node>"
+    )
+    found = _by_name(examine(f"test://{node}"))["leftovers"]
+    assert (found.status, found.hint) == ("warn", "vmctl gc")
+    assert "half" in found.detail
+
+
+def test_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_uri: str) -> None:
+        raise PermissionDeniedError("it refuses this user", hint="ask")
+
+    monkeypatch.setattr("vmctl.hypervisor.connection.Connection.__init__", lambda _s, u: refused(u))
+    found = _by_name(examine("qemu:///system"))["daemon"]
+    assert (found.status, "usermod -aG libvirt" in found.hint) == ("fail", True)
 
 
 # -- the client's key -----------------------------------------------------------------------------
