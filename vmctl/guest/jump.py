@@ -21,12 +21,14 @@ _END_SECONDS = 5.0
 _SSH_SECONDS = 30.0
 
 
-class JumpSocket:
-    """One end of a pair of sockets, whose other end ``ssh -W`` has; it ends with it."""
+class JumpSocket(socket.socket):
+    """One end of a pair of sockets, whose other end ``ssh -W`` has; ssh ends with it."""
 
     def __init__(self, command: list[str]) -> None:
+        own, other = socket.socketpair()
+        super().__init__(own.family, own.type, own.proto, fileno=own.detach())
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
-        self._socket, other = socket.socketpair()
+        self._process: subprocess.Popen[bytes] | None = None
         try:
             self._process = subprocess.Popen(
                 command,
@@ -37,8 +39,7 @@ class JumpSocket:
                 start_new_session=True,
             )
         except BaseException:
-            self._socket.close()
-            self._errors.close()
+            self.close()
             raise
         finally:
             other.close()
@@ -49,46 +50,36 @@ class JumpSocket:
         Raises:
             OSError: There is no way there; the message is what ssh said last.
         """
-        ready, _, _ = select.select([self._socket], [], [], seconds)
-        if ready and self._socket.recv(1, socket.MSG_PEEK):
+        ready, _, _ = select.select([self], [], [], seconds)
+        if ready and self.recv(1, socket.MSG_PEEK):
             return
         said = self._said_last() if ready else f"no answer within {seconds:g} s"
         self.close()
         raise OSError(said or "ssh ended without a word")
 
     def _said_last(self) -> str:
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
+        if self._process is None or not _ends(self._process):
             return "it closed the connection"
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", "replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
-    # What paramiko asks of a socket:
-
-    def send(self, data: bytes) -> int:
-        """Send; returns how many bytes went."""
-        return self._socket.send(data)
-
-    def recv(self, size: int) -> bytes:
-        """Receive; nothing at the end."""
-        return self._socket.recv(size)
-
-    def settimeout(self, seconds: float | None) -> None:
-        """Set how long sending and receiving may take."""
-        self._socket.settimeout(seconds)
-
     def close(self) -> None:
         """Close it, and end ssh. Closing twice does nothing."""
-        self._socket.close()
+        super().close()
         self._errors.close()
         # Its input is at an end, so it goes by itself; one that hangs does not.
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
+        if self._process is not None and not _ends(self._process):
             self._process.kill()
             self._process.wait()
+
+
+def _ends(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def connect_through(host: HostAddress, address: str, port: int, timeout: float) -> JumpSocket:

@@ -1,0 +1,143 @@
+"""A host that is reached by SSH, as a remote one is: a server of the tests' own, on loopback.
+
+It runs in a mount namespace of its own, where the user's ``~/.ssh`` and ``/run`` are other ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+import vmctl
+from vmctl.hypervisor import private
+
+pytestmark = pytest.mark.timeout(300)
+
+SpecMaker = Callable[..., vmctl.VMSpec]
+
+# Run with: the folder for keys, the socket of libvirtd, a spec in YAML on stdin.
+_INSIDE = """
+import contextlib, json, os, pwd, socket, subprocess, sys, time
+from pathlib import Path
+import vmctl
+
+folder, libvirtd = Path(sys.argv[1]), sys.argv[2]
+home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+for place in (home / ".ssh", Path("/run")):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "none", str(place)], check=True)
+ssh_folder = home / ".ssh"
+ssh_folder.chmod(0o700)
+# Where a host's libvirtd listens, as virt-ssh-helper expects it there.
+Path("/run/libvirt").mkdir()
+Path("/run/libvirt/libvirt-sock").symlink_to(libvirtd)
+subprocess.run(
+    ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "client")], check=True
+)
+(ssh_folder / "authorized_keys").write_text((folder / "client.pub").read_text())
+(ssh_folder / "authorized_keys").chmod(0o600)
+made = subprocess.run(
+    ["dropbearkey", "-t", "ed25519", "-f", str(folder / "host")],
+    check=True, capture_output=True, text=True,
+)
+public = next(line for line in made.stdout.splitlines() if line.startswith("ssh-ed25519 ")).split()
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+(ssh_folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public[0]} {public[1]}\\n")
+# A name that only ssh itself knows what to do with.
+(ssh_folder / "config").write_text(
+    f"Host hyper\\n  HostName 127.0.0.1\\n  Port {port}\\n  User root\\n"
+    f"  IdentityFile {folder}/client\\n  StrictHostKeyChecking yes\\n"
+)
+server = subprocess.Popen(
+    ["dropbear", "-F", "-E", "-s", "-p", f"127.0.0.1:{port}", "-r", str(folder / "host"),
+     "-P", str(folder / "pid")]
+)
+try:
+    deadline = time.monotonic() + 20
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            break
+        assert time.monotonic() < deadline and server.poll() is None
+    with vmctl.connect("qemu+ssh://hyper/system") as host:
+        vm = host.launch(vmctl.VMSpec.from_yaml(sys.stdin.read()))
+        done = vm.run("cat /etc/motto; cat >&2", stdin=b"x" * 100000, check=True)
+        jumps = subprocess.run(
+            ["pgrep", "-c", "-x", "ssh", "-P", str(os.getpid())], capture_output=True, text=True
+        ).stdout.strip()
+        found = {
+            "stdout": done.stdout, "stderr": len(done.stderr), "via": done.via, "ssh": jumps,
+            "state": vm.state,
+        }
+        vm.snapshots.create("s")
+        vm.snapshots.revert("s")
+        found["after"] = vm.run("cat /etc/motto", check=True).stdout
+        vm.delete()
+        found["left"] = [entry.name for entry in host.list()]
+    found["ssh_after"] = subprocess.run(
+        ["pgrep", "-c", "-x", "ssh", "-P", str(os.getpid())], capture_output=True, text=True
+    ).stdout.strip()
+    print(json.dumps(found))
+finally:
+    server.terminate()
+    server.wait()
+"""
+
+
+@pytest.fixture
+def hypervisor(client_home: object) -> Iterator[private.PrivateHost]:
+    """A private host on the machine's own network, where its guests' forwarded ports are too."""
+    host = private.start("remote", network="host", tether=True)
+    try:
+        yield host
+    finally:
+        private.stop(host.name, force=True)
+
+
+@pytest.fixture
+def ssh_folder() -> Iterator[None]:
+    """See that there is a ``~/.ssh`` to mount over, and leave none where there was none."""
+    folder = Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".ssh"
+    made = not folder.exists()
+    if made:
+        folder.mkdir(mode=0o700)
+    yield
+    if made:
+        folder.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a mount namespace")
+def test_a_launch_on_a_remote_host(
+    hypervisor: private.PrivateHost, ssh_folder: None, make_spec: SpecMaker, tmp_path: Path
+) -> None:
+    spec = make_spec(cloud_init={"write_files": [{"path": "/etc/motto", "content": "far away"}]})
+    socket = parse_qs(urlsplit(hypervisor.uri).query)["socket"][0]
+    tmp_path.chmod(0o755)
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", _INSIDE, str(tmp_path), socket],
+        input=spec.to_yaml(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == {
+        "stdout": "far away",
+        "stderr": 100000,
+        "via": "ssh",
+        # libvirt's own, and the one to the guest.
+        "ssh": "2",
+        "state": "running",
+        "after": "far away",
+        "left": [],
+        "ssh_after": "0",
+    }
