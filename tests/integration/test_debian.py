@@ -78,7 +78,8 @@ def test_provisioned_as_told(host: vmctl.Host, debian_image: str, firmware: str)
     result = json.loads(vm.run("cat /run/cloud-init/result.json", check=True).stdout)
     assert result["v1"]["errors"] == []
     # What vmctl sent is valid by cloud-init's own schema, and gone from where it came.
-    assert "Error" not in vm.run("sudo -n cloud-init schema --system").stderr
+    checked = vm.run("sudo -n cloud-init schema --system", timeout=120)
+    assert (checked.exit_status, "Error" in checked.stderr) == (0, False), checked.stderr
     assert not [name for name in pool_volumes(host) if "seed" in name]
     inside = vm.run(_HOST_KEY, check=True).stdout.split()[:2]
     assert inside == vm.info().host_key.split()[:2]
@@ -94,3 +95,30 @@ def test_provisioned_as_told(host: vmctl.Host, debian_image: str, firmware: str)
 
     vm.stop(timeout=120)
     vm.delete()
+
+
+def test_a_failing_cloud_init_is_told_with_its_module_and_log(
+    host: vmctl.Host, debian_image: str
+) -> None:
+    spec = vmctl.VMSpec.model_validate(
+        {
+            "name": "full-fails",
+            "image": debian_image,
+            "memory": "768MiB",
+            "nics": [{"user": True}],
+            "cloud_init": {
+                "packages": ["no-such-package-anywhere"],
+                "runcmd": ["echo the end is near; exit 3"],
+            },
+        }
+    )
+    with pytest.raises(
+        vmctl.ProvisioningError, match="cloud-init failed in 'full-fails'"
+    ) as caught:
+        host.launch(spec)
+    error = caught.value
+    assert error.module in {"package-update-upgrade-install", "package_update_upgrade_install"}
+    assert "scripts" in error.details
+    assert "the end is near" in error.details
+    with pytest.raises(vmctl.NotFoundError):
+        host.get("full-fails")

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,10 +124,27 @@ def test_every_page_with_commands_is_run() -> None:
     assert found == set(PAGES)
 
 
-@pytest.mark.usefixtures("client_home")
-def test_quickstart_and_what_it_leaves() -> None:
+def _state_of_the_machine() -> dict[str, object]:
+    """Return what the quickstart must leave as it is."""
+    folders = ("/etc/libvirt", "/var/lib/libvirt", "/etc/default", "/etc/systemd/system")
+    files = {
+        str(path): (status.st_size, status.st_mtime_ns, status.st_mode)
+        for folder in folders
+        for path in Path(folder).rglob("*")
+        for status in (path.lstat(),)
+    }
+    links = {path.name for path in Path("/sys/class/net").iterdir()}
+    mounts = Path("/proc/self/mounts").read_text()
+    sockets = Path("/run/libvirt").exists()
+    return {"files": files, "links": links, "mounts": mounts, "run": sockets}
+
+
+@pytest.mark.usefixtures("client_home", "debian_image", "micro_image")
+@pytest.mark.parametrize("words", [(), ("--image", "micro")], ids=["default", "micro"])
+def test_quickstart_and_what_it_leaves(words: tuple[str, ...]) -> None:
+    before = _state_of_the_machine()
     done = subprocess.run(
-        [str(ROOT / "scripts" / "quickstart"), "--image", "micro"],
+        [str(ROOT / "scripts" / "quickstart"), *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -135,6 +153,10 @@ def test_quickstart_and_what_it_leaves() -> None:
     )
     assert done.returncode == 0, done.stdout
     assert "The quickstart worked" in done.stdout
+    # The accident, and what the revert brought back.
+    assert "cat: " in done.stdout
+    assert done.stdout.rstrip().count("Good morning.") >= 2
+    assert _state_of_the_machine() == before
     hosts = subprocess.run(
         [*shlex.split(f"{sys.executable} -m vmctl.cli.main host list --format json")],
         check=True,
@@ -142,3 +164,27 @@ def test_quickstart_and_what_it_leaves() -> None:
         text=True,
     )
     assert "vmctl-quickstart" not in hosts.stdout
+
+
+@pytest.mark.usefixtures("client_home", "micro_image")
+def test_a_quickstart_that_was_killed_can_be_run_again() -> None:
+    command = [str(ROOT / "scripts" / "quickstart"), "--image", "micro"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if "vmctl launch" in line:
+                os.killpg(first.pid, signal.SIGKILL)
+                break
+        first.stdout.read()
+    again = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert "an earlier quickstart was killed" in again.stderr

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from vmctl.errors import GuestUnreachableError, ProvisioningError
-from vmctl.guest.cloudinit import read_verdict
+from vmctl.guest.cloudinit import judge, read_text, read_verdict
 from vmctl.guest.command import CompletedCommand
 
 
@@ -63,3 +63,42 @@ def test_no_answer_is_no_verdict(text: str) -> None:
 def test_a_guest_without_cloud_init() -> None:
     with pytest.raises(ProvisioningError, match="has no cloud-init"):
         read_verdict(answer("", 127))
+
+
+OLD_DONE = "\n\nstatus: done\ntime: Wed, 01 Jan 2020 00:00:00 +0000\ndetail:\nDataSourceNoCloud\n"
+OLD_ERROR = "status: error\ntime: then\ndetail:\n('scripts-user', RuntimeError('Runparts'))\n"
+
+
+def test_the_text_of_old_versions() -> None:
+    """As cloud-init 20.4 writes it, which knows no formats."""
+    assert not read_text(answer(OLD_DONE)).failed
+    verdict = read_text(answer(OLD_ERROR, 1))
+    assert verdict.failed
+    assert verdict.module == "scripts-user"
+    with pytest.raises(GuestUnreachableError, match="gave no answer"):
+        read_text(answer("usage: cloud-init", 2))
+
+
+class Old:
+    """A session with a guest whose cloud-init has no --format."""
+
+    alive = True
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.asked: list[str] = []
+
+    def run(self, command: str, *, timeout: float) -> CompletedCommand:
+        self.asked.append(command)
+        if "--format" in command:
+            return answer("", 2)
+        return answer(self.text)
+
+
+def test_an_old_version_is_asked_again_in_its_own_words() -> None:
+    session = Old(OLD_DONE)
+    verdict = judge(session, machine="m", timeout=10)  # type: ignore[arg-type]
+    assert verdict.status == "done"
+    assert len(session.asked) == 2
+    with pytest.raises(ProvisioningError, match="scripts-user"):
+        judge(Old(OLD_ERROR), machine="m", timeout=10)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import pytest
 
 from vmctl.errors import VmctlError
 from vmctl.guest.identity import make_key, own_key
+from vmctl.guest.ssh import _private_key
 
 
 def test_a_key_never_shows_its_private_half() -> None:
@@ -57,3 +58,29 @@ def test_a_key_that_cannot_be_read_is_one_error(
     with pytest.raises(VmctlError, match="can't use the SSH key") as caught:
         own_key()
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "kind", [("ed25519",), ("rsa", "-b", "2048"), ("ecdsa",), ("rsa", "-b", "2048", "-m", "PEM")]
+)
+def test_a_key_of_any_kind_can_be_brought(
+    kind: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", *kind, "-N", "", "-f", str(path)], check=True)
+    monkeypatch.setenv("VMCTL_SSH_KEY", str(path))
+    key = own_key()
+    assert _private_key(key.private).get_base64() == key.public.split()[1]
+
+
+def test_a_key_with_a_passphrase_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, options in enumerate(((), ("-m", "PEM"))):
+        path = tmp_path / f"id{number}"
+        command = ["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "secret", *options]
+        subprocess.run([*command, "-f", str(path)], check=True)
+        monkeypatch.setenv("VMCTL_SSH_KEY", str(path))
+        with pytest.raises(VmctlError, match="can't use the SSH key") as caught:
+            own_key()
+        assert "without a passphrase" in caught.value.hint

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +24,7 @@ from vmctl.errors import (
     UsageError,
 )
 from vmctl.hypervisor import private
-from vmctl.hypervisor.private import config, devices, programs
+from vmctl.hypervisor.private import config, devices, preparation, programs, stop
 from vmctl.hypervisor.private.layout import layout_for
 from vmctl.hypervisor.private.locking import lock
 from vmctl.hypervisor.private.process import ProcessIdentity, marked_processes
@@ -99,6 +101,47 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_record_that_makes_no_sense_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "host.json").write_text(text, encoding="latin-1")
     assert Record.read(tmp_path / "host.json") is None
+
+
+def test_a_record_of_a_newer_vmctl_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "host.json"
+    known = record()
+    known.write(path)
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"colour": "blue"}))
+    assert Record.read(path) == known
+
+
+@pytest.mark.parametrize("name", ["host.json", "host.new"])
+def test_what_a_cut_short_start_left_is_removed(name: str, tmp_path: Path) -> None:
+    layout = layout_for("a", tmp_path)
+    layout.state_dir.mkdir(parents=True, mode=0o700)
+    (layout.state_dir / name).write_text("")
+    stop("a", state_home=tmp_path)
+    assert not layout.state_dir.exists()
+
+
+@pytest.mark.parametrize(("name", "mode"), [("letters", 0o700), ("host.json", 0o755)])
+def test_what_is_somebody_elses_folder_is_left_alone(name: str, mode: int, tmp_path: Path) -> None:
+    layout = layout_for("a", tmp_path)
+    layout.state_dir.mkdir(parents=True)
+    layout.state_dir.chmod(mode)
+    (layout.state_dir / name).write_text("")
+    with pytest.raises(ConflictError, match="is not the state of a private host"):
+        stop("a", state_home=tmp_path)
+    assert (layout.state_dir / name).exists()
+
+
+def test_a_libvirtd_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "_ANSWER_SECONDS", 0.2)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "sock"))
+        silent.listen()
+        with pytest.raises(HostUnavailableError, match="does not answer") as caught:
+            preparation.guests_of(f"qemu+unix:///system?socket={tmp_path / 'sock'}")
+    assert "--force" in caught.value.hint
 
 
 def test_a_process_is_more_than_its_pid() -> None:
