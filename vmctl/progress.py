@@ -24,8 +24,9 @@ class Progress:
 
     Attributes:
         machine: The machine it is about.
-        phase: What is being done or waited for: ``image``, ``define``, ``disks``, ``seed``,
-            ``start``, ``running``, ``address``, ``ssh``, ``cloud-init``, ``undo`` ...
+        phase: What is being done or waited for: ``image``, ``define``, ``disks``, ``start``,
+            ``running``, ``address``, ``ssh``, ``cloud-init``, ``undo``, ``shutdown``, ``snapshot``,
+            ``revert``, ``delete``.
         state: ``begin`` and ``end`` once per phase, ``update`` any number of times between them;
             ``failed`` in the place of ``end`` when it did not succeed.
         detail: What is seen right now, for people.

@@ -13,6 +13,7 @@ from vmctl.errors import ConflictError, UnsupportedError, UsageError
 from vmctl.hypervisor import snapshots as backend
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record, Role
+from vmctl.progress import ProgressCallback, Reporter
 from vmctl.render.facts import HostFacts
 from vmctl.render.snapshot import render_snapshot
 
@@ -43,12 +44,15 @@ class Snapshots:
         self._record = record
         self._forget_connection = forget_connection
 
-    def create(self, name: str, *, description: str = "") -> Snapshot:
+    def create(
+        self, name: str, *, description: str = "", progress: ProgressCallback | None = None
+    ) -> Snapshot:
         """Take a snapshot; a running machine's memory is in it, and it runs on afterwards.
 
         Args:
             name: At most 63 letters, digits and ``. _ -``.
             description: What to remember of it.
+            progress: Told of the one phase, ``snapshot``.
 
         Raises:
             UsageError: That is no name for a snapshot.
@@ -69,9 +73,9 @@ class Snapshots:
                 hint=f"wait for it first: `vmctl wait {self._domain.name}`",
             )
         self._refuse_impossible()
-        return backend.create(
-            self._domain, render_snapshot(name, description=description), name=name
-        )
+        xml = render_snapshot(name, description=description)
+        with Reporter(self._domain.name, progress).phase("snapshot"):
+            return backend.create(self._domain, xml, name=name)
 
     def _refuse_work_in_progress(self, record: Record) -> None:
         """Keep what is in the middle of something out of a snapshot, and from being undone."""
@@ -109,11 +113,15 @@ class Snapshots:
         """Return the snapshots, the oldest first."""
         return backend.list_snapshots(self._domain)
 
-    def revert(self, name: str) -> None:
+    def revert(self, name: str, *, progress: ProgressCallback | None = None) -> None:
         """Take the machine back to a snapshot: its disks, and its memory if that is in it.
 
         A snapshot of a running machine leaves it running, one of a machine that was off leaves it
         off. What was not snapshotted is lost.
+
+        Args:
+            name: Which.
+            progress: Told of the one phase, ``revert``.
 
         Raises:
             NotFoundError: There is no such snapshot.
@@ -121,18 +129,24 @@ class Snapshots:
         record = self._record()
         self._refuse_work_in_progress(record)
         self._forget_connection()
-        backend.revert(self._domain, name)
+        with Reporter(self._domain.name, progress).phase("revert"):
+            backend.revert(self._domain, name)
         # The snapshot brought back the metadata of its time; what vmctl knows now is newer.
         self._domain.write_record(record)
         if self._domain.is_active():
             power.apply_forwards(self._domain, record.spec)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, *, progress: ProgressCallback | None = None) -> None:
         """Delete a snapshot; later ones stay whole.
+
+        Args:
+            name: Which.
+            progress: Told of the one phase, ``delete``.
 
         Raises:
             ConflictError: vmctl did not make the machine.
             NotFoundError: There is no such snapshot.
         """
         self._record()
-        backend.delete(self._domain, name)
+        with Reporter(self._domain.name, progress).phase("delete"):
+            backend.delete(self._domain, name)

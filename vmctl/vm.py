@@ -193,8 +193,11 @@ class VM:
             hint=f"start it: `vmctl start {self.name}`",
         )
 
-    def delete(self) -> None:
+    def delete(self, *, progress: ProgressCallback | None = None) -> None:
         """Remove it with its volumes, NVRAM, snapshots and seed. A running one is ended at once.
+
+        Args:
+            progress: Told of the one phase, ``delete``.
 
         Raises:
             ConflictError: vmctl did not make it.
@@ -202,7 +205,8 @@ class VM:
         """
         record = self._record()
         self._forget_connection()
-        remove_machine(self._domain, record)
+        with Reporter(self.name, progress).phase("delete"):
+            remove_machine(self._domain, record)
 
     # -- the guest --------------------------------------------------------------------------------
 

@@ -197,7 +197,8 @@ def delete(app: App, names: tuple[str, ...], yes: bool) -> None:
             f"Delete '{machine.name}' ({machine.state}) and its disks?", err=True
         ):
             return found | {"deleted": False}
-        machine.delete()
+        with app.progress(passing=True) as progress:
+            machine.delete(progress=progress)
         return found
 
     each(

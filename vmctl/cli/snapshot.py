@@ -61,8 +61,8 @@ def _print(found: Sequence[Snapshot]) -> None:
 @pass_app
 def create(app: App, name: str, which: str, description: str) -> None:
     """Take the snapshot SNAPSHOT of NAME; a running machine's memory is in it."""
-    with app.machine(name) as machine:
-        made = machine.snapshots.create(which, description=description)
+    with app.machine(name) as machine, app.progress(passing=True) as progress:
+        made = machine.snapshots.create(which, description=description, progress=progress)
     app.show(made, lambda: app.note(f"{machine.name}: took the snapshot {made.name}"))
 
 
@@ -101,7 +101,8 @@ def _known(machine: VM, which: str) -> str:
 def revert(app: App, name: str, which: str) -> None:
     """Take NAME back to SNAPSHOT; what was not snapshotted is lost."""
     with app.machine(name) as machine:
-        machine.snapshots.revert(_known(machine, which))
+        with app.progress(passing=True) as progress:
+            machine.snapshots.revert(_known(machine, which), progress=progress)
         found = {"name": machine.name, "snapshot": which, "state": machine.state}
     app.show(found, lambda: app.note(f"{machine.name}: is back at {which}, {found['state']}"))
 
@@ -112,7 +113,7 @@ def revert(app: App, name: str, which: str) -> None:
 @pass_app
 def delete(app: App, name: str, which: str) -> None:
     """Delete SNAPSHOT of NAME; later ones stay whole."""
-    with app.machine(name) as machine:
-        machine.snapshots.delete(_known(machine, which))
+    with app.machine(name) as machine, app.progress(passing=True) as progress:
+        machine.snapshots.delete(_known(machine, which), progress=progress)
     found = {"name": machine.name, "snapshot": which, "deleted": True}
     app.show(found, lambda: app.note(f"{machine.name}: deleted the snapshot {which}"))

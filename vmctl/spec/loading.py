@@ -16,7 +16,9 @@ __all__ = ["parse_mapping", "read_file", "validate"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _LARGEST_FILE = 4 * 1024**2
-_EXAMPLE = "a spec looks like this: name: web, image: debian-12, memory: 2GiB, each on its own line"
+_EXAMPLE = (
+    "a spec looks like this: name: web, image: debian-12.qcow2, memory: 2GiB, each on its own line"
+)
 
 
 def read_file(path: Path) -> str:

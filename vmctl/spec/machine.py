@@ -77,7 +77,7 @@ class VMSpec(SpecModel):
     profile: ProfileName = ProfileName.MODERN
     """Who decides what is not written: `modern` or `legacy`."""
     image: LongLine | None = None
-    """What the first disk is a linked clone of: an alias, a path or a URL."""
+    """What the first disk is a linked clone of: the path of a qcow2 file."""
     arch: Arch = Arch.X86_64
     """The guest's architecture."""
     machine: _MachineType | None = None

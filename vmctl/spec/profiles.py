@@ -92,8 +92,8 @@ class Profile:
 
 _NO_VIDEO = VideoSpec(model=VideoModel.NONE)
 
-# BIOS and not UEFI: an internal snapshot of a running machine needs it, for UEFI's raw variable
-# store can't hold one before libvirt 10.10. virtio-scsi for the seed: Debian's cloud kernel has no
+# BIOS and not UEFI: an internal snapshot of a running machine needs it, for UEFI's variable
+# store is a raw file, which can't hold one. virtio-scsi for the seed: Debian's cloud kernel has no
 # AHCI driver, and a drive on virtio-blk can't be ejected. SATA for CD-ROMs: installers bring its
 # driver. A VGA adapter without a graphics server: it costs nothing, and screenshots need it.
 _MODERN = Profile(

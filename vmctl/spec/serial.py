@@ -35,7 +35,7 @@ class SerialSpec(SpecModel):
 
 
 class ConsoleSpec(SpecModel):
-    """The console that `vmctl console` opens."""
+    """The guest's console."""
 
     short_form = "type"
 
