@@ -231,12 +231,46 @@ def _enter(private_host: private.PrivateHost) -> list[str]:
 def test_a_full_pool(
     private_host: private.PrivateHost, make_spec: SpecMaker, small_pool: str
 ) -> None:
+    seen: list[vmctl.Progress] = []
     with (
         vmctl.connect(f"private:{private_host.name}", pool=small_pool) as other,
         pytest.raises(vmctl.ResourceError, match="the pool 'small' has no room") as caught,
     ):
-        other.launch(make_spec())
-    assert caught.value.hint
+        other.launch(make_spec(), progress=seen.append)
+    assert (caught.value.exit_code, bool(caught.value.hint)) == (1, True)
+    # It was known beforehand, so nothing was begun.
+    assert {entry.phase for entry in seen} == {"image"}
+
+
+def test_a_pool_that_fills_up_while_its_disks_are_made(
+    private_host: private.PrivateHost,
+    make_spec: SpecMaker,
+    tmp_path: Path,
+    small_pool: str,
+) -> None:
+    """There was room for the image, and then somebody else took it."""
+    image = tmp_path / "small.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(image), "8M"], check=True)
+    with image.open("ab") as file:
+        file.write(os.urandom(4 << 20))
+    filler = ["dd", "if=/dev/zero", "of=/var/lib/libvirt/small/filler", "bs=64k"]
+
+    def fill(progress: vmctl.Progress) -> None:
+        if (progress.phase, progress.state) == ("disks", "begin"):
+            full = subprocess.run(
+                [*_enter(private_host), *filler], check=False, capture_output=True, text=True
+            )
+            assert "No space left" in full.stderr
+
+    try:
+        with (
+            vmctl.connect(f"private:{private_host.name}", pool=small_pool) as other,
+            pytest.raises(vmctl.ResourceError, match="has no room") as caught,
+        ):
+            other.launch(make_spec(image=str(image)), progress=fill)
+    finally:
+        subprocess.run([*_enter(private_host), "rm", "/var/lib/libvirt/small/filler"], check=True)
+    assert (caught.value.exit_code, bool(caught.value.hint)) == (1, True)
 
 
 def test_a_network_that_is_not_started_is_started(

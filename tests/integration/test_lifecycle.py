@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import vmctl
 from vmctl.errors import NotFoundError, WrongStateError
+from vmctl.guest.identity import make_key
+from vmctl.hypervisor import private
 
 from .conftest import pool_volumes
 
@@ -33,6 +36,35 @@ def test_launch_returns_a_provisioned_guest(host: vmctl.Host, shared_vm: vmctl.V
     assert shared_vm.run(["cat", "/var/lib/ran"]).stdout == "done\n"
     assert shared_vm.run(["id", "-un"]).stdout.strip() == "admin"
     assert shared_vm.run(["sudo", "-n", "id", "-u"]).stdout.strip() == "0"
+
+
+def test_keys_from_files_are_in_the_guest(
+    host: vmctl.Host, make_spec: SpecMaker, tmp_path: Path
+) -> None:
+    mine = make_key()
+    file = tmp_path / "mine.pub"
+    file.write_text(f"{mine.public} somebody\n")
+    vm = host.launch(
+        make_spec(cloud_init={"users": [{"name": "ada", "ssh_key_files": [str(file)]}]})
+    )
+    keys = vm.run("cat ~/.ssh/authorized_keys", check=True).stdout
+    assert f"{mine.public} somebody" in keys
+    assert host.key.public.split()[1] in keys
+    vm.delete()
+
+
+def test_templates_of_ones_own(
+    private_host: private.PrivateHost, make_spec: SpecMaker, tmp_path: Path
+) -> None:
+    devices = tmp_path / "domain_templates" / "devices"
+    devices.mkdir(parents=True)
+    (devices / "rng.xml.j2").write_text(
+        "    <rng model='virtio'><backend model='builtin'/></rng>\n"
+    )
+    with vmctl.connect(f"private:{private_host.name}", templates=tmp_path) as other:
+        vm = other.create(make_spec())
+        assert "<backend model='builtin'/>" in vm.xml()
+        vm.delete()
 
 
 def test_its_host_key_is_the_one_vmctl_made(shared_vm: vmctl.VM) -> None:
