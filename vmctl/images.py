@@ -253,8 +253,8 @@ def ensure_in_pool(
         pool: Where to.
         image: What.
         phase: Told how far it is.
-        note_brought: Called with True before the volume is created, and with False when it turns
-            out that it was there.
+        note_brought: Called with True before the volume is created or taken over, and with False
+            when it turns out that it was there.
 
     Raises:
         ResourceError: The pool is too full.
@@ -277,6 +277,8 @@ def ensure_in_pool(
             _upload(pool, image, name, phase)
         elif _stands_still(pool, name, phase):
             phase.update("its uploader is gone; uploading it again")
+            # Whoever began it may not be there any more to take it away.
+            note_brought(True)
             _upload(pool, image, name, phase)
     found = pool.find(name)
     if found is None:
@@ -291,18 +293,25 @@ def _upload(pool: Pool, image: Image, name: str, phase: Phase) -> None:
     sent, moved = 0, _clock()
     sha256 = hashlib.sha256()
 
-    def progress(count: int) -> None:
-        nonlocal sent, moved
-        sent += count
-        moved = _clock()
-        phase.update("uploading", sent / image.size)
-
-    def show(piece: bytes) -> None:
-        if _clock() - moved > _STALLED_SECONDS / 2:
+    def check() -> None:
+        """Give up after a stall: somebody else may have taken it over."""
+        nonlocal moved
+        now = _clock()
+        if now - moved > _STALLED_SECONDS / 2:
             raise ConflictError(
                 f"the upload of the image {str(image.path)!r} stood still for too long",
                 hint="launch again",
             )
+        moved = now
+
+    def progress(count: int) -> None:
+        nonlocal sent
+        check()
+        sent += count
+        phase.update("uploading", sent / image.size)
+
+    def show(piece: bytes) -> None:
+        check()
         sha256.update(piece)
 
     with image.path.open("rb") as file:
@@ -322,7 +331,7 @@ def _upload(pool: Pool, image: Image, name: str, phase: Phase) -> None:
             f"the image {str(image.path)!r} changed while it was being read",
             hint="launch from a file that nothing writes to",
         )
-    show(b"")
+    check()
     pool.upload(name, io.BytesIO(header), length=len(header), sent=progress)
 
 

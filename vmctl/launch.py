@@ -110,6 +110,8 @@ def launch(
             progress=progress,
         )
 
+    if wait:
+        around.reach.check()
     transaction = _Transaction(spec, around, progress, seconds=deadlines.total, keep=keep)
     return transaction.run(bring_up, last_phase=Phase.READY if wait else Phase.PROVISIONING)
 
@@ -290,11 +292,12 @@ class _Transaction:
             )
 
     def _undo(self, domain: Domain, record: Record, error: BaseException) -> None:
-        if isinstance(error, ConflictError) and not domain.exists():
+        if isinstance(error, ConflictError) and not outlasting(domain.exists):
             # The name was somebody else's: nothing was made.
             return
         if self._keep and self._whole and isinstance(error, VmctlError):
-            domain.update_record(phase=Phase.PROVISIONING, claim=None, **_LAUNCH_IS_OVER)
+            kept: dict[str, Any] = {"phase": Phase.PROVISIONING, "claim": None, **_LAUNCH_IS_OVER}
+            outlasting(lambda: domain.update_record(**kept))
             return
         # What was made goes, whatever becomes of the one who is told of it.
         with self._reporter.phase("undo", must_run=True), being_undone():

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 from vmctl import images
-from vmctl.errors import NotFoundError, RollbackError, VmctlError
+from vmctl.errors import HostUnavailableError, NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import networks
 from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.domains import Domain, State
@@ -32,6 +32,7 @@ def remove_machine(domain: Domain, record: Record) -> None:
     Raises:
         RollbackError: Something could not be removed; ``left`` names it, and the machine stays
             defined, marked as being deleted.
+        HostUnavailableError: The host went away meanwhile; it can be called again.
     """
     with claimed(_CLAIM_SECONDS) as claim:
         _remove(domain, record, claim)
@@ -69,6 +70,9 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
     for what, remove in steps:
         try:
             remove()
+        except HostUnavailableError:
+            # Nothing more can be done now; all of it can be done again.
+            raise
         except VmctlError as error:
             failed[what] = error
     if failed:
@@ -105,18 +109,38 @@ def _remove_volume(domain: Domain, volume: OwnedVolume) -> None:
 
 
 def releasable_bases(domain: Domain, record: Record) -> list[tuple[str, str]]:
-    """Return (pool, volume) of the images that only this machine's launch brought.
+    """Return (pool, volume) of the images that go with a machine whose launch never succeeded.
 
-    Those that another machine came to use are left out.
+    Those are the ones that its launch brought, and those that nobody ever finished uploading.
+    What another machine came to use is left out, but for one that is being removed itself.
     """
-    if not record.brought:
+    if record.phase is Phase.READY or not (record.brought or record.bases):
         return []
     others = _others(domain)
     if not all(other.readable for other in others):
         # What that one uses is not known.
         return []
-    used = {base for other in others if other.record is not None for base in other.record.bases}
-    return [base for base in record.brought if images.is_base(base[1]) and base not in used]
+    used = {
+        base
+        for other in others
+        if other.record is not None and other.record.phase is not Phase.DELETING
+        for base in other.record.bases
+    }
+    return [
+        base
+        for base in dict.fromkeys((*record.brought, *record.bases))
+        if images.is_base(base[1])
+        and base not in used
+        and (base in record.brought or _is_unfinished(domain, base))
+    ]
+
+
+def _is_unfinished(domain: Domain, base: tuple[str, str]) -> bool:
+    try:
+        pool = open_pool(domain.connection, base[0])
+    except NotFoundError:
+        return False
+    return pool.find(base[1]) is not None and not images.is_complete(pool, base[1])
 
 
 def releasable_networks(domain: Domain, record: Record) -> tuple[str, ...]:
@@ -125,6 +149,8 @@ def releasable_networks(domain: Domain, record: Record) -> tuple[str, ...]:
         return ()
     used: set[str] = set()
     for other in _others(domain):
+        if other.record is not None and other.record.phase is Phase.DELETING:
+            continue
         waits = other.record is not None and other.record.claim is not None
         if other.state is not State.SHUT_OFF or waits or not other.readable:
             # It may go away meanwhile, and then it uses none.

@@ -73,7 +73,7 @@ def _without_echoed_signals() -> Iterator[None]:
     try:
         terminal = sys.stdin.fileno()
         before = termios.tcgetattr(terminal)
-    except (OSError, ValueError, termios.error):
+    except (OSError, ValueError, AttributeError, termios.error):  # a closed stdin is None
         yield
         return
     changed = [*before]

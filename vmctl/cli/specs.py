@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vmctl.spec import VMSpec
+
+from vmctl.cli.streams import given_stdin
 
 __all__ = ["read_spec", "source_of"]
 
@@ -40,7 +41,8 @@ def read_spec(
 
     if file == "-":
         try:
-            text = sys.stdin.buffer.read().decode("utf-8-sig")
+            stdin = given_stdin()
+            text = "" if stdin is None else stdin.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise SpecError(
                 f"stdin is not text in UTF-8 (byte {error.start})", hint="a spec is YAML"

@@ -9,7 +9,7 @@ from typing import Any
 
 from lxml import etree
 
-from vmctl.errors import HostUnavailableError, VmctlError
+from vmctl.errors import HostUnavailableError, PermissionDeniedError, VmctlError
 from vmctl.guest.reach import Reach
 from vmctl.hypervisor import forwards
 from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain
@@ -89,9 +89,8 @@ def look(
     for mac in (mac for mac, kind in kinds.items() if kind == "user"):
         try:
             forward = forwards.forward_to(domain, mac, guest_port=port, make=make_forwards)
-        except HostUnavailableError:
-            raise
         except VmctlError as error:
+            _raise_if_away(error)
             said["forward"] = error.brief
             continue
         if forward is None:
@@ -133,9 +132,8 @@ def _ask(
 ) -> dict[str, list[str]]:
     try:
         answer = domain.addresses(number)
-    except HostUnavailableError:
-        raise
     except VmctlError as error:
+        _raise_if_away(error)
         say(source, (error.details or error.brief).splitlines()[0])
         return {}
     found = {
@@ -145,6 +143,12 @@ def _ask(
     }
     say(source, _told([address for entries in found.values() for address in entries]))
     return found
+
+
+def _raise_if_away(error: VmctlError) -> None:
+    """Raise it again when it is not this source that can't be asked, but the host."""
+    if isinstance(error, HostUnavailableError) and not isinstance(error, PermissionDeniedError):
+        raise error
 
 
 def _told(addresses: list[str]) -> str:

@@ -57,9 +57,8 @@ def own_key() -> KeyPair:
     try:
         if not path.exists():
             _write_new(path)
-        private = path.read_text(encoding="ascii")
+        private = _in_openssh_format(path.read_text(encoding="ascii"))
         public = path.with_name(path.name + ".pub").read_text(encoding="ascii").strip()
-        _check_usable(private)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise VmctlError(
             f"can't use the SSH key {path}",
@@ -69,16 +68,19 @@ def own_key() -> KeyPair:
     return KeyPair(private, public)
 
 
-def _check_usable(private: str) -> None:
-    """See that a login will not fail for the key, after a guest was waited for.
+def _in_openssh_format(private: str) -> str:
+    """Return a private key of any kind and format in the one format that all else here takes.
 
     Raises:
-        ValueError: It is no private key.
+        ValueError: It is no private key, or of a kind that SSH has no use for.
         TypeError: It has a passphrase.
         UnsupportedAlgorithm: It is of an unknown kind.
     """
-    read = load_pem_private_key if "OPENSSH" not in private[:40] else load_ssh_private_key
-    read(private.encode("ascii"), None)
+    if "OPENSSH" in private[:40]:
+        load_ssh_private_key(private.encode("ascii"), None)
+        return private
+    key = load_pem_private_key(private.encode("ascii"), None)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode("ascii")
 
 
 def _write_new(path: Path) -> None:

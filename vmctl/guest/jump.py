@@ -12,13 +12,16 @@ import subprocess
 import tempfile
 from typing import IO
 
+from vmctl.errors import HostUnavailableError
 from vmctl.hypervisor.uri import HostAddress
 
-__all__ = ["JumpSocket", "connect_through"]
+__all__ = ["JumpSocket", "check_way_to", "connect_through"]
 
 _END_SECONDS = 5.0
 # The way to the hypervisor takes longer than the one from there to the guest.
-_SSH_SECONDS = 30.0
+_SSH_SECONDS = 15.0
+# What ssh(1) ends with when it is ssh that failed, and not the command.
+_SSH_FAILED = 255
 
 
 class JumpSocket(socket.socket):
@@ -50,12 +53,17 @@ class JumpSocket(socket.socket):
         Raises:
             OSError: There is no way there; the message is what ssh said last.
         """
-        ready, _, _ = select.select([self], [], [], seconds)
-        if ready and self.recv(1, socket.MSG_PEEK):
-            return
-        said = self._said_last() if ready else f"no answer within {seconds:g} s"
-        self.close()
-        raise OSError(said or "ssh ended without a word")
+        try:
+            poll = select.poll()
+            poll.register(self, select.POLLIN)
+            ready = poll.poll(seconds * 1000)
+            if ready and self.recv(1, socket.MSG_PEEK):
+                return
+            said = self._said_last() if ready else f"no answer within {seconds:g} s"
+            raise OSError(said or "ssh ended without a word")
+        except BaseException:
+            self.close()
+            raise
 
     def _said_last(self) -> str:
         if self._process is None or not _ends(self._process):
@@ -68,10 +76,12 @@ class JumpSocket(socket.socket):
         """Close it, and end ssh. Closing twice does nothing."""
         super().close()
         self._errors.close()
-        # Its input is at an end, so it goes by itself; one that hangs does not.
-        if self._process is not None and not _ends(self._process):
-            self._process.kill()
-            self._process.wait()
+        if self._process is not None:
+            # There is nothing that it would still have to pass on.
+            self._process.terminate()
+            if not _ends(self._process):
+                self._process.kill()
+                self._process.wait()
 
 
 def _ends(process: subprocess.Popen[bytes]) -> bool:
@@ -95,6 +105,41 @@ def connect_through(host: HostAddress, address: str, port: int, timeout: float) 
         OSError: There is no way there, or no program ``ssh`` here.
     """
     target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    made = JumpSocket([*_ssh(host), "-W", target, "--", host.ssh_host])
+    made.wait_for_first_byte(timeout + _SSH_SECONDS)
+    return made
+
+
+def check_way_to(host: HostAddress) -> None:
+    """See that the hypervisor can be logged in to, without a question.
+
+    Raises:
+        HostUnavailableError: It can't; or there is no program ``ssh`` here.
+    """
+    try:
+        done = subprocess.run(
+            [*_ssh(host), "--", host.ssh_host, "true"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=3 * _SSH_SECONDS,
+            check=False,
+        )
+        if done.returncode != _SSH_FAILED:
+            return
+        said = done.stderr.strip()
+    except subprocess.TimeoutExpired:
+        said = "it does not answer"
+    except OSError as error:
+        said = f"ssh: {error.strerror}"
+    raise HostUnavailableError(
+        f"can't reach {host.ssh_host} by SSH, through which its guests are reached",
+        details=said,
+        hint=f"check that `ssh {host.ssh_host}` works without a question",
+    )
+
+
+def _ssh(host: HostAddress) -> list[str]:
     command = ["ssh", "-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_SSH_SECONDS:.0f}"]
     if host.ssh_port is not None:
         command += ["-p", str(host.ssh_port)]
@@ -105,6 +150,4 @@ def connect_through(host: HostAddress, address: str, port: int, timeout: float) 
     if not host.ssh_verify:
         # As libvirt does for the URI's no_verify: it was asked for in so many words.
         command += ["-o", "StrictHostKeyChecking=no"]
-    made = JumpSocket([*command, "-W", target, "--", host.ssh_host])
-    made.wait_for_first_byte(_SSH_SECONDS + timeout)
-    return made
+    return command

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vmctl.guest.jump import connect_through
+from vmctl.guest.jump import check_way_to, connect_through
 from vmctl.guest.netns import connect_in
 from vmctl.hypervisor.uri import HostAddress
 
@@ -25,6 +25,7 @@ class Reach:
 
     def __init__(self, host: HostAddress) -> None:
         self._host = host
+        self._checked = False
 
     def open(self, address: str, port: int, *, timeout: float) -> Any:
         """Return a connected socket, or what behaves like one.
@@ -42,6 +43,16 @@ class Reach:
         if self._host.network_namespace is not None:
             return connect_in(self._host.network_namespace, address, port, timeout)
         return socket.create_connection((address, port), timeout=timeout)
+
+    def check(self) -> None:
+        """See that there is a way to the guests of this host; looked at until there is.
+
+        Raises:
+            HostUnavailableError: A remote hypervisor can't be reached by SSH.
+        """
+        if not self._host.is_local and not self._checked:
+            check_way_to(self._host)
+            self._checked = True
 
     def neighbors(self) -> dict[str, list[str]]:
         """Return the hypervisor's IPv4 neighbours, by lower-case MAC, as its kernel knows them.

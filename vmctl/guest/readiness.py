@@ -6,9 +6,9 @@ Running, an address, SSH with the pinned host key, and cloud-init's own verdict.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from vmctl.errors import (
     GuestUnreachableError,
     HostKeyMismatchError,
     HostUnavailableError,
+    PermissionDeniedError,
     VmctlError,
     WaitTimeoutError,
 )
@@ -139,6 +140,17 @@ def log_in(
     return session
 
 
+@contextmanager
+def _tolerating_restarts() -> Iterator[None]:
+    """Leave the block when libvirtd is away: it restarts, and its guests run on."""
+    try:
+        yield
+    except PermissionDeniedError:
+        raise
+    except HostUnavailableError:
+        pass
+
+
 class _Waiter:
     def __init__(
         self, domain: Domain, record: Record, signal: Signal, reporter: Reporter, reach: Reach
@@ -219,7 +231,7 @@ class _Waiter:
             asked.add_done_callback(lambda _asked: self._signal.notify())
 
             def check() -> bool | None:
-                with suppress(HostUnavailableError):
+                with _tolerating_restarts():
                     self._still_alive("cloud-init")
                 return True if asked.done() else None
 
@@ -243,14 +255,12 @@ class _Waiter:
         may_stop: bool = False,
     ) -> T:
         def check_alive() -> T | None:
-            try:
+            with _tolerating_restarts():
                 if not may_stop:
                     self._still_alive(name)
                 return check()
-            except HostUnavailableError as error:
-                # libvirtd restarts; its guests run on.
-                phase.update(error.brief)
-                return None
+            phase.update("the host is out of reach for the moment")
+            return None
 
         found = self._signal.wait_for(check_alive, deadline=time.monotonic() + seconds)
         if found is None:

@@ -188,6 +188,8 @@ class SSHSession:
             begin(channel, line, deadline)
             out, err = _converse(channel, stdin, deadline, on_stdout, on_stderr)
             status = _status(channel, deadline)
+        except _CallbackError as failure:
+            raise failure.error from None
         except TimeoutError as error:
             raise WaitTimeoutError(
                 f"the command {line!r} in '{self._machine}' did not end within {timeout:g} s",
@@ -283,8 +285,19 @@ def _read(receive: Callable[[int], bytes], tell: Callable[[bytes], None] | None)
     while piece := receive(65536):
         read += piece
         if tell is not None:
-            tell(piece)
+            try:
+                tell(piece)
+            except Exception as error:
+                raise _CallbackError(error) from error
     return bytes(read)
+
+
+class _CallbackError(Exception):
+    """What a callback of the caller's raised, kept apart from what the connection raises."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _left(deadline: float) -> float:

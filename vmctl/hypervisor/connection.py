@@ -119,6 +119,8 @@ def outlasting(call: Callable[[], T], *, seconds: float = 30.0) -> T:
     def attempt() -> tuple[T] | None:
         try:
             return (call(),)
+        except PermissionDeniedError:
+            raise
         except HostUnavailableError:
             if time.monotonic() >= deadline:
                 raise

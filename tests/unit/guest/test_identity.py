@@ -61,7 +61,15 @@ def test_a_key_that_cannot_be_read_is_one_error(
 
 
 @pytest.mark.parametrize(
-    "kind", [("ed25519",), ("rsa", "-b", "2048"), ("ecdsa",), ("rsa", "-b", "2048", "-m", "PEM")]
+    "kind",
+    [
+        ("ed25519",),
+        ("ecdsa",),
+        ("rsa", "-b", "2048"),
+        ("rsa", "-b", "2048", "-m", "PEM"),
+        ("rsa", "-b", "2048", "-m", "PKCS8"),
+        ("ecdsa", "-m", "PKCS8"),
+    ],
 )
 def test_a_key_of_any_kind_can_be_brought(
     kind: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from vmctl.errors import HostUnavailableError
 from vmctl.guest import jump
 from vmctl.guest.jump import JumpSocket, connect_through
 from vmctl.guest.reach import Reach
@@ -47,14 +49,15 @@ def test_the_connection_is_what_ssh_passes_on(
     assert sock.recv(100) == b"ping"
     sock.close()
     assert sock._process is not None
-    assert sock._process.returncode == 0
+    assert sock._process.returncode is not None
     sock.close()
 
 
 def test_an_address_of_version_6_and_no_verification(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_ssh(tmp_path, "import sys\nprint(*sys.argv[1:])\nsys.stdin.read()\n", monkeypatch)
+    program = "import os, sys\nos.write(1, ' '.join(sys.argv).encode())\nsys.stdin.read()\n"
+    fake_ssh(tmp_path, program, monkeypatch)
     host = HostAddress(uri="x", name="x", ssh_host="node1", ssh_verify=False)
     with connect_through(host, "2001:db8::1", 22, 5) as sock:
         said = sock.recv(4096).decode()
@@ -70,17 +73,43 @@ def test_what_ssh_says_last_is_the_error(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_ssh_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jump, "_END_SECONDS", 0.1)
-    made = JumpSocket([sys.executable, "-c", "import time; time.sleep(600)"])
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=1)"
+    made = JumpSocket([sys.executable, "-c", f"{deaf}; time.sleep(600)"])
+    assert made.recv(2) == b"1\n"
     with pytest.raises(OSError, match="no answer within 0.1 s"):
         made.wait_for_first_byte(0.1)
     assert made._process is not None
-    assert made._process.returncode == -9
+    assert made._process.returncode == -signal.SIGKILL
 
 
 def test_without_ssh_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError):
         connect_through(HOST, "192.0.2.1", 22, 5)
+    with pytest.raises(HostUnavailableError) as caught:
+        Reach(HOST).check()
+    assert "No such file" in caught.value.details
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("import sys\nsys.stderr.write('node1: no route')\nsys.exit(255)\n", "node1: no route"),
+        ("", ""),
+        ("import sys\nsys.exit(1)\n", ""),
+    ],
+)
+def test_the_way_to_a_remote_host_is_looked_at_beforehand(
+    program: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_ssh(tmp_path, program, monkeypatch)
+    if not said:
+        Reach(HOST).check()
+        return
+    with pytest.raises(HostUnavailableError, match="can't reach node1 by SSH") as caught:
+        Reach(HOST).check()
+    assert caught.value.details == said
+    assert "ssh node1" in caught.value.hint
 
 
 def test_a_local_host_is_connected_to_directly() -> None:

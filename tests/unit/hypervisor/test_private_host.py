@@ -105,10 +105,11 @@ def test_a_record_that_makes_no_sense_is_none(text: str, tmp_path: Path) -> None
 
 def test_a_record_of_a_newer_vmctl_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
     path = tmp_path / "host.json"
-    known = record()
+    known = record(init=ProcessIdentity.of(os.getpid()))
     known.write(path)
     data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"colour": "blue"}))
+    newer = data | {"colour": "blue", "init": data["init"] | {"cgroup": "/"}}
+    path.write_text(json.dumps(newer))
     assert Record.read(path) == known
 
 
@@ -121,15 +122,46 @@ def test_what_a_cut_short_start_left_is_removed(name: str, tmp_path: Path) -> No
     assert not layout.state_dir.exists()
 
 
-@pytest.mark.parametrize(("name", "mode"), [("letters", 0o700), ("host.json", 0o755)])
-def test_what_is_somebody_elses_folder_is_left_alone(name: str, mode: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "mode", "text"),
+    [
+        ("letters", 0o700, ""),
+        ("host.json", 0o755, ""),
+        # Whole, and of a vmctl that writes something else: its host may run.
+        ("host.json", 0o700, '{"version": 7}'),
+    ],
+)
+def test_what_may_be_of_use_to_somebody_is_left_alone(
+    name: str, mode: int, text: str, tmp_path: Path
+) -> None:
     layout = layout_for("a", tmp_path)
     layout.state_dir.mkdir(parents=True)
     layout.state_dir.chmod(mode)
-    (layout.state_dir / name).write_text("")
+    (layout.state_dir / name).write_text(text)
     with pytest.raises(ConflictError, match="is not the state of a private host"):
         stop("a", state_home=tmp_path)
     assert (layout.state_dir / name).exists()
+
+
+def test_a_host_that_is_served_is_no_debris(tmp_path: Path) -> None:
+    layout = layout_for("a", tmp_path)
+    layout.socket.parent.mkdir(parents=True)
+    layout.state_dir.chmod(0o700)
+    layout.record.write_text("")
+    assert layout.is_debris
+    with socket.socket(socket.AF_UNIX) as libvirtd:
+        libvirtd.bind(str(layout.socket))
+        libvirtd.listen()
+        assert not layout.is_debris
+
+
+def test_a_libvirtd_that_breaks_off_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_uri: str) -> None:
+        raise RuntimeError("it broke off")
+
+    monkeypatch.setattr(preparation, "opened", broken)
+    with pytest.raises(HostUnavailableError, match="it broke off"):
+        preparation.guests_of("qemu:///system")
 
 
 def test_a_libvirtd_that_does_not_answer_is_not_waited_for(

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import shutil
+import socket
 import urllib.parse
 from pathlib import Path
 from typing import Literal
@@ -75,14 +77,26 @@ class Layout:
     def is_debris(self) -> bool:
         """Whether the folder is a host's whose record was cut short: by a kill, or a power failure.
 
-        Nothing of such a host runs: its first record is written before anything is started.
+        Nothing of such a host runs: its first record is written before anything is started. A
+        record that is whole, and merely not understood, may be of a host that runs.
         """
         try:
             status = self.state_dir.lstat()
+            mine = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+            if not mine or self._is_served():
+                return False
+            if not self.record.exists():
+                return self.record.with_suffix(".new").exists()
+            json.loads(self.record.read_bytes())
+        except ValueError:
+            return True
         except OSError:
             return False
-        mine = status.st_uid == os.geteuid() and not status.st_mode & 0o077
-        return mine and any(self.record.with_suffix(end).exists() for end in (".json", ".new"))
+        return False
+
+    def _is_served(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def log(self, program: str) -> Path:
         """Return the log of ``supervisor``, ``libvirtd`` or ``virtlogd``."""

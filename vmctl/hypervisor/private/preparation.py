@@ -91,6 +91,13 @@ def guests_of(uri: str) -> list[str]:
                 )
         except VmctlError as error:
             answers.append(error)
+        except Exception as error:  # noqa: BLE001 - it is raised again, in the caller's thread
+            answers.append(
+                HostUnavailableError(
+                    f"libvirtd does not say what guests it has: {error}",
+                    hint="try again, or stop the host with --force",
+                )
+            )
 
     # A libvirtd that hangs answers never, and libvirt's client would wait for it as long.
     asking = threading.Thread(target=ask, name="vmctl-guests-of", daemon=True)

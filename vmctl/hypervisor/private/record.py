@@ -69,10 +69,14 @@ class Record:
             data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             for key in ("supervisor", "init"):
                 if data[key] is not None:
-                    data[key] = ProcessIdentity(**data[key])
+                    data[key] = ProcessIdentity(**_known(ProcessIdentity, data[key]))
             data["warnings"] = tuple(data["warnings"])
-            known = {field.name for field in dataclasses.fields(cls)}
-            # A newer vmctl may have written more.
-            return cls(**{key: value for key, value in data.items() if key in known})
+            return cls(**_known(cls, data))
         except (OSError, ValueError, TypeError, KeyError):
             return None
+
+
+def _known(kind: type[Record | ProcessIdentity], data: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a newer vmctl may have written besides."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {key: value for key, value in data.items() if key in names}
