@@ -9,7 +9,9 @@ import subprocess
 import termios
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import paramiko
 import pytest
@@ -32,8 +34,13 @@ class _Server(paramiko.ServerInterface):
         return paramiko.common.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        threading.Thread(target=self._run, args=(channel, command.decode()), daemon=True).start()
+        threading.Thread(target=self._serve, args=(channel, command.decode()), daemon=True).start()
         return True
+
+    def _serve(self, channel: paramiko.Channel, command: str) -> None:
+        # The other side may have gone by the time that the command ends.
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            self._run(channel, command)
 
     def _run(self, channel: paramiko.Channel, command: str) -> None:
         if command == "drop":
@@ -52,7 +59,7 @@ class _Server(paramiko.ServerInterface):
             feeder = threading.Thread(target=_feed, args=(channel, running.stdin), daemon=True)
             feeder.start()
             errors = running.stderr
-            teller = threading.Thread(target=lambda: channel.sendall_stderr(errors.read()))
+            teller = threading.Thread(target=_tell, args=(channel, errors))
             teller.start()
             while piece := os.read(running.stdout.fileno(), 65536):
                 channel.sendall(piece)
@@ -62,11 +69,17 @@ class _Server(paramiko.ServerInterface):
             feeder.join(5)
 
 
+def _tell(channel: paramiko.Channel, errors: IO[bytes]) -> None:
+    with suppress(OSError, EOFError, paramiko.SSHException):
+        channel.sendall_stderr(errors.read())
+
+
 def _feed(channel: paramiko.Channel, stdin: object) -> None:
-    while piece := channel.recv(65536):
-        stdin.write(piece)  # type: ignore[attr-defined]
-        stdin.flush()  # type: ignore[attr-defined]
-    stdin.close()  # type: ignore[attr-defined]
+    with suppress(OSError, ValueError):
+        while piece := channel.recv(65536):
+            stdin.write(piece)  # type: ignore[attr-defined]
+            stdin.flush()  # type: ignore[attr-defined]
+        stdin.close()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
