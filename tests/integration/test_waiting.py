@@ -151,6 +151,23 @@ def test_libvirtd_restarts_while_a_launch_is_undone(
         host.get(spec.name)
 
 
+def test_a_host_that_is_gone_for_good_is_not_waited_for(
+    client_home: Path, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmctl.guest.readiness._OUTAGE_SECONDS", 1.0)
+    monkeypatch.setattr("vmctl.hypervisor.connection._OUTAGE_SECONDS", 1.0)
+    private.start("gone", tether=True)
+
+    def stop_it(progress: vmctl.Progress) -> None:
+        if (progress.phase, progress.state) == ("ssh", "begin"):
+            private.stop("gone", force=True)
+
+    with vmctl.connect("private:gone") as other, pytest.raises(vmctl.RollbackError) as caught:
+        other.launch(make_spec(), progress=stop_it)
+    assert isinstance(caught.value.__cause__, vmctl.HostUnavailableError)
+    assert "vmctl gc" in caught.value.hint
+
+
 _DYING_CLIENT = """\
 import os, signal, sys, vmctl
 def die(progress):

@@ -38,6 +38,8 @@ T = TypeVar("T")
 # A stranger on the guest's address may be a stale lease: it is looked at again for a while.
 _STRANGER_SECONDS = 20.0
 _CONNECT_SECONDS = 5.0
+# A libvirtd that restarts is back by then.
+_OUTAGE_SECONDS = 45.0
 # Longer than it takes to fetch a log after the verdict.
 _GRACE_SECONDS = 120.0
 # A forwarded port takes a connection before the guest is there to answer, and then tries the guest
@@ -140,15 +142,26 @@ def log_in(
     return session
 
 
-@contextmanager
-def _tolerating_restarts() -> Iterator[None]:
-    """Leave the block when libvirtd is away: it restarts, and its guests run on."""
-    try:
-        yield
-    except PermissionDeniedError:
-        raise
-    except HostUnavailableError:
-        pass
+class _Outage:
+    """Bears a libvirtd that restarts, for its guests run on; but not one that is gone."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    @contextmanager
+    def borne(self) -> Iterator[None]:
+        """Leave the block when the host can't be reached, unless that has lasted too long."""
+        try:
+            yield
+        except PermissionDeniedError:
+            raise
+        except HostUnavailableError:
+            now = time.monotonic()
+            self._since = self._since or now
+            if now - self._since > _OUTAGE_SECONDS:
+                raise
+        else:
+            self._since = None
 
 
 class _Waiter:
@@ -156,6 +169,7 @@ class _Waiter:
         self, domain: Domain, record: Record, signal: Signal, reporter: Reporter, reach: Reach
     ) -> None:
         self._reach = reach
+        self._outage = _Outage()
         self._domain = domain
         self._record = record
         self._signal = signal
@@ -231,7 +245,7 @@ class _Waiter:
             asked.add_done_callback(lambda _asked: self._signal.notify())
 
             def check() -> bool | None:
-                with _tolerating_restarts():
+                with self._outage.borne():
                     self._still_alive("cloud-init")
                 return True if asked.done() else None
 
@@ -255,7 +269,7 @@ class _Waiter:
         may_stop: bool = False,
     ) -> T:
         def check_alive() -> T | None:
-            with _tolerating_restarts():
+            with self._outage.borne():
                 if not may_stop:
                     self._still_alive(name)
                 return check()

@@ -22,6 +22,8 @@ T = TypeVar("T")
 # A peer that is silent for about half a minute is gone (virConnectSetKeepAlive).
 _KEEPALIVE_SECONDS = 5
 _KEEPALIVE_COUNT = 6
+# A libvirtd that restarts is back by then.
+_OUTAGE_SECONDS = 30.0
 
 
 class Connection:
@@ -106,7 +108,7 @@ class Connection:
         eventloop.release()
 
 
-def outlasting(call: Callable[[], T], *, seconds: float = 30.0) -> T:
+def outlasting(call: Callable[[], T]) -> T:
     """Call something that may be called again, until the host can be reached.
 
     For what has to be done even if libvirtd is being restarted just now.
@@ -114,7 +116,7 @@ def outlasting(call: Callable[[], T], *, seconds: float = 30.0) -> T:
     Raises:
         HostUnavailableError: It could not be reached for so long.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + _OUTAGE_SECONDS
 
     def attempt() -> tuple[T] | None:
         try:
