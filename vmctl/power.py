@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import Any
 
-from vmctl.errors import VmctlError, WaitTimeoutError
+from vmctl.errors import GuestUnreachableError, VmctlError, WaitTimeoutError
 from vmctl.hypervisor import forwards, networks
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.progress import Phase
@@ -125,9 +124,13 @@ def _ask_agent(domain: Domain, phase: Phase) -> bool:
         return False
     phase.update("asking its agent")
     # Not by virDomainShutdownFlags, which itself waits a minute for the guest to be gone. This
-    # command has no answer when it succeeds, and the state decides anyway.
-    with suppress(VmctlError):
+    # command has no answer when it succeeds; an answer says that the guest can't do it.
+    try:
         domain.agent("guest-shutdown", {"mode": "powerdown"}, timeout=1)
+    except (GuestUnreachableError, WaitTimeoutError):
+        return True
+    except VmctlError:
+        return False
     return True
 
 

@@ -212,6 +212,7 @@ def small_pool(host: vmctl.Host, private_host: private.PrivateHost) -> Iterator[
     try:
         yield "small"
     finally:
+        pool.refresh(0)
         left = pool.listVolumes()
         pool.destroy()
         pool.undefine()

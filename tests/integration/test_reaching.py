@@ -93,7 +93,7 @@ def test_the_legacy_profile(host: vmctl.Host, make_spec: SpecMaker) -> None:
     vm = host.launch(make_spec(profile="legacy", memory="256MiB", cloud_init={}))
     assert vm.info().machine.startswith("pc-i440fx")
     assert vm.run("ls /sys/block").stdout.split().count("sda") == 1
-    driver = vm.run("readlink /sys/class/net/e*/device/driver").stdout
+    driver = vm.run("readlink /sys/class/net/nic0/device/driver").stdout
     assert driver.strip().endswith("/e1000")
     vm.stop()
     vm.delete()
