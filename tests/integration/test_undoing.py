@@ -200,6 +200,30 @@ def test_the_seed_is_for_the_hypervisor_alone(
     assert not seed.exists()
 
 
+def launch_and_signal(
+    host: vmctl.Host, spec: vmctl.VMSpec, folder: Path, *, at: str, number: signal.Signals
+) -> tuple[int, str]:
+    """Launch by the command line, and send it a signal when it comes to a phase.
+
+    Returns:
+        Its exit code, and what it said from then on.
+    """
+    file = folder / "spec.yaml"
+    file.write_text(spec.to_yaml())
+    with subprocess.Popen(
+        [sys.executable, "-m", "vmctl.cli.main", "-v", "-c", host.uri, "launch", str(file)],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as client:
+        assert client.stderr is not None
+        for line in client.stderr:
+            if line.startswith(f"{spec.name}: {at}"):
+                client.send_signal(number)
+                break
+        said = client.stderr.read()
+        return client.wait(60), said
+
+
 @pytest.mark.parametrize(
     "signalled",
     [
@@ -218,20 +242,8 @@ def test_a_signal_to_the_command_line_undoes_the_launch(
 ) -> None:
     number, at = signalled
     spec = make_spec(image=own_image, cloud_init={"runcmd": ["sleep 300"]})
-    file = tmp_path / "spec.yaml"
-    file.write_text(spec.to_yaml())
-    with subprocess.Popen(
-        [sys.executable, "-m", "vmctl.cli.main", "-v", "-c", host.uri, "launch", str(file)],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as client:
-        assert client.stderr is not None
-        for line in client.stderr:
-            if line.startswith(f"{spec.name}: {at}"):
-                client.send_signal(number)
-                break
-        said = client.stderr.read()
-        assert client.wait(60) == 128 + number
+    status, said = launch_and_signal(host, spec, tmp_path, at=at, number=number)
+    assert status == 128 + number
     assert f"{spec.name}: undo: done" in said
     assert "Traceback" not in said
     with pytest.raises(vmctl.NotFoundError):
@@ -243,20 +255,8 @@ def test_a_signal_while_it_is_undone_does_not_stop_that(
     host: vmctl.Host, make_spec: SpecMaker, tmp_path: Path
 ) -> None:
     spec = make_spec(cloud_init={"runcmd": ["false"]})
-    file = tmp_path / "spec.yaml"
-    file.write_text(spec.to_yaml())
-    with subprocess.Popen(
-        [sys.executable, "-m", "vmctl.cli.main", "-v", "-c", host.uri, "launch", str(file)],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as client:
-        assert client.stderr is not None
-        for line in client.stderr:
-            if line.startswith(f"{spec.name}: undo"):
-                client.send_signal(signal.SIGTERM)
-                break
-        said = client.stderr.read()
-        assert client.wait(60) == 1
+    status, said = launch_and_signal(host, spec, tmp_path, at="undo", number=signal.SIGTERM)
+    assert status == 1
     assert "what was begun is being undone" in said
     assert "error: cloud-init failed" in said
     with pytest.raises(vmctl.NotFoundError):
