@@ -200,7 +200,9 @@ class _Transaction:
             else:
                 domain.update_record(phase=last_phase, claim=None, **_LAUNCH_IS_OVER)
         except BaseException as error:
-            self._undo(domain, record, error)
+            # Before anything is told of it: a signal that comes now must not end the undoing.
+            with being_undone():
+                self._undo(domain, record, error)
             raise
         return Launched(domain, session)
 
@@ -300,7 +302,7 @@ class _Transaction:
             outlasting(lambda: domain.update_record(**kept))
             return
         # What was made goes, whatever becomes of the one who is told of it.
-        with self._reporter.phase("undo", must_run=True), being_undone():
+        with self._reporter.phase("undo", must_run=True):
             try:
                 own = tuple(entry for entry in record.volumes if entry.name not in self._foreign)
                 made = replace(
