@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vmctl import images, power
+from vmctl import bases, power
 from vmctl.errors import ConflictError, NotFoundError, RollbackError, VmctlError
 from vmctl.guest.identity import KeyPair
 from vmctl.guest.reach import Reach
@@ -26,6 +26,7 @@ from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.metadata import Phase, Record, Role
 from vmctl.hypervisor.seeds import eject_seed
+from vmctl.imaging.inspection import Image
 from vmctl.plan import NewVolume, Plan, make_plan
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import ProgressCallback, Reporter, being_undone
@@ -256,10 +257,10 @@ class _Transaction:
         plan: Plan,
         domain: Domain,
         volume: NewVolume,
-        image: images.Image,
+        image: Image,
         phase: ReportedPhase,
     ) -> None:
-        key = (plan.pool.name, images.base_name(image))
+        key = (plan.pool.name, bases.base_name(image))
 
         def note_brought(brought: bool) -> None:
             rest = tuple(entry for entry in self._brought if entry != key)
@@ -268,7 +269,7 @@ class _Transaction:
 
         for last in (False, False, True):
             self._await_removal(domain, key, phase)
-            base = images.ensure_in_pool(plan.pool, image, phase=phase, note_brought=note_brought)
+            base = bases.ensure_in_pool(plan.pool, image, phase=phase, note_brought=note_brought)
             try:
                 self._create(plan, volume, base.path)
             except VmctlError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vmctl import images
+from vmctl import bases
 from vmctl.errors import ImageError, NotFoundError, ResourceError, SpecError, SpecProblem
 from vmctl.guest.identity import KeyPair, make_key
 from vmctl.hypervisor.claims import own_name
@@ -16,6 +16,8 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.networks import is_active
 from vmctl.hypervisor.storage import Pool, open_pool
+from vmctl.imaging.conversion import as_qcow2
+from vmctl.imaging.inspection import Image, inspect
 from vmctl.progress import Reporter
 from vmctl.render.domain import Placement, disk_targets, render_domain, with_macs
 from vmctl.render.facts import HostFacts
@@ -42,7 +44,7 @@ class NewVolume:
     owned: OwnedVolume
     format: str
     capacity: int
-    base: images.Image | None = None
+    base: Image | None = None
     content: bytes | Path | None = None
 
 
@@ -145,7 +147,7 @@ def make_plan(
             volumes=tuple(volume.owned for volume in builder.volumes),
             bases=tuple(
                 dict.fromkeys(
-                    (pool.name, images.base_name(volume.base))
+                    (pool.name, bases.base_name(volume.base))
                     for volume in builder.volumes
                     if volume.base is not None
                 )
@@ -232,7 +234,7 @@ class _Builder:
         self._uuid = uuid
         self._pool = pool
         self._reporter = reporter
-        self._images: dict[str, images.Image] = {}
+        self._images: dict[str, Image] = {}
         self.volumes: list[NewVolume] = []
 
     def _owned(self, suffix: str, role: Role) -> OwnedVolume:
@@ -299,7 +301,7 @@ class _Builder:
                 kind,
             )
 
-    def _image(self, reference: str, field: str) -> images.Image:
+    def _image(self, reference: str, field: str) -> Image:
         if reference not in self._images:
             if "://" in reference:
                 raise ImageError(
@@ -307,8 +309,8 @@ class _Builder:
                     hint="download it, check its digest, and give its path",
                 )
             with self._reporter.phase("image") as phase:
-                image = images.inspect(reference, phase=phase)
-            images.refuse_without_room(self._pool, image)
+                image = as_qcow2(inspect(reference, phase=phase), phase=phase)
+            bases.refuse_without_room(self._pool, image)
             self._images[reference] = image
         return self._images[reference]
 
@@ -326,7 +328,7 @@ class _Builder:
         return found.path
 
 
-def _capacity(size: int | None, base: images.Image | None, field: str) -> int:
+def _capacity(size: int | None, base: Image | None, field: str) -> int:
     if base is None:
         if size is None:
             problem = SpecProblem(f"{field}.size", "a blank disk needs a size")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from vmctl import images
+from vmctl import bases
 from vmctl.errors import HostUnavailableError, NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import networks
 from vmctl.hypervisor.claims import Claim, claimed
@@ -129,7 +129,7 @@ def releasable_bases(domain: Domain, record: Record) -> list[tuple[str, str]]:
     return [
         base
         for base in dict.fromkeys((*record.brought, *record.bases))
-        if images.is_base(base[1])
+        if bases.is_base(base[1])
         and base not in used
         and (base in record.brought or _is_unfinished(domain, base))
     ]
@@ -140,7 +140,7 @@ def _is_unfinished(domain: Domain, base: tuple[str, str]) -> bool:
         pool = open_pool(domain.connection, base[0])
     except NotFoundError:
         return False
-    return pool.find(base[1]) is not None and not images.is_complete(pool, base[1])
+    return pool.find(base[1]) is not None and not bases.is_complete(pool, base[1])
 
 
 def releasable_networks(domain: Domain, record: Record) -> tuple[str, ...]:

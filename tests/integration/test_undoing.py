@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 import vmctl
-from vmctl import images
+from vmctl import bases
 from vmctl.errors import HypervisorError
 from vmctl.hypervisor import private
 from vmctl.hypervisor.storage import Pool
+from vmctl.imaging.inspection import inspect
 
 from .conftest import pool_volumes
 
@@ -37,7 +38,7 @@ def own_image(micro_image: str, tmp_path: Path) -> str:
 
 
 def base_of(image: str) -> str:
-    return images.base_name(images.inspect(image))
+    return bases.base_name(inspect(image))
 
 
 @pytest.fixture
@@ -119,11 +120,11 @@ def test_an_upload_whose_client_was_killed_is_taken_over(
     assert (done.returncode, "virStreamSend" in done.stdout) == (-signal.SIGKILL, True)
     base = base_of(own_image)
     assert base in pool_volumes(host)
-    assert not images.is_complete(_pool(host), base)
+    assert not bases.is_complete(_pool(host), base)
 
-    monkeypatch.setattr(images, "_STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(bases, "_STALLED_SECONDS", 1.0)
     vm = host.launch(make_spec(image=own_image))
-    assert images.is_complete(_pool(host), base)
+    assert bases.is_complete(_pool(host), base)
     # What the dead one brought is in use by now, and stays when it is removed.
     assert [entry.name for entry in host.gc()] == [spec.name]
     assert base in pool_volumes(host)
@@ -157,9 +158,9 @@ def test_an_image_of_others_that_was_not_seen_at_first_is_not_brought(
     def refresh(self: Pool) -> None:
         blind.clear()
 
-    complete = images.is_complete
-    monkeypatch.setattr(images, "refuse_without_room", lambda _pool, _image: None)
-    monkeypatch.setattr(images, "is_complete", lambda p, v: not blind and complete(p, v))
+    complete = bases.is_complete
+    monkeypatch.setattr(bases, "refuse_without_room", lambda _pool, _image: None)
+    monkeypatch.setattr(bases, "is_complete", lambda p, v: not blind and complete(p, v))
     monkeypatch.setattr(Pool, "find", find)
     monkeypatch.setattr(Pool, "refresh", refresh)
     spec = make_spec(image=own_image, cloud_init={"runcmd": ["false"]})

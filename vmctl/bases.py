@@ -1,0 +1,189 @@
+"""Base images: kept in a pool once, by their digest, under all the disks that are their clones."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Callable
+
+from vmctl.errors import ConflictError, ImageError, NotFoundError
+from vmctl.hypervisor.events import Signal
+from vmctl.hypervisor.storage import Pool, Volume
+from vmctl.imaging.inspection import Image
+from vmctl.progress import Phase
+from vmctl.render.volume import render_volume
+
+__all__ = [
+    "base_name",
+    "digest_of",
+    "ensure_in_pool",
+    "is_base",
+    "is_complete",
+    "refuse_without_room",
+]
+
+_MAGIC = b"QFI\xfb"
+# The header goes into the pool last: a base image whose first bytes are there is whole.
+_HEADER_SIZE = 65536
+# An upload that has not moved for so long has nobody behind it.
+_STALLED_SECONDS = 30.0
+
+
+def base_name(image: Image) -> str:
+    """Return the name of the image's volume."""
+    return f"sha256-{image.digest}.qcow2"
+
+
+def digest_of(volume: str) -> str:
+    """Return the digest that a base image's name states."""
+    return volume.removeprefix("sha256-").removesuffix(".qcow2")
+
+
+def is_base(volume: str) -> bool:
+    """Return whether a volume of that name is a base image of vmctl's."""
+    return volume.startswith("sha256-") and volume.endswith(".qcow2") and len(volume) == 77
+
+
+def is_complete(pool: Pool, volume: str) -> bool:
+    """Return whether a base image is in the pool, and whole."""
+    try:
+        return pool.download(volume, length=len(_MAGIC)) == _MAGIC
+    except NotFoundError:
+        return False
+
+
+def refuse_without_room(pool: Pool, image: Image) -> None:
+    """Say that the pool has no room for an image that it lacks, before anything is made.
+
+    Raises:
+        ResourceError: It has less than the image's size free.
+    """
+    if pool.find(base_name(image)) is not None:
+        return
+    pool.refresh()
+    if pool.info().available < image.size:
+        raise pool.no_room(f"for the image ({image.size} bytes)")
+
+
+def ensure_in_pool(
+    pool: Pool, image: Image, *, phase: Phase, note_brought: Callable[[bool], None]
+) -> Volume:
+    """Return the image's volume, uploaded if it isn't there; of many that try, one uploads.
+
+    Whoever uploads writes the same bytes to the same places, and the header last. So one whose
+    uploader has gone can be taken over by writing all of it again; nothing is deleted here.
+
+    Args:
+        pool: Where to.
+        image: What.
+        phase: Told how far it is.
+        note_brought: Called with True before the volume is created or taken over, and with False
+            when it turns out that it was there.
+
+    Raises:
+        ResourceError: The pool is too full.
+        ImageError: The file changed while it was being read.
+        ConflictError: The upload stood still for so long that another may have taken it over.
+    """
+    name = base_name(image)
+    while True:
+        if is_complete(pool, name):
+            phase.update("already in the pool")
+            break
+        if pool.find(name) is None:
+            note_brought(True)
+            try:
+                pool.create(name, render_volume(name, capacity=image.size, format="raw"))
+            except ConflictError:
+                note_brought(False)
+                pool.refresh()
+                continue
+            _upload(pool, image, name, phase)
+        elif _stands_still(pool, name, phase):
+            phase.update("its uploader is gone; uploading it again")
+            # Whoever began it may not be there any more to take it away.
+            note_brought(True)
+            _upload(pool, image, name, phase)
+    found = pool.find(name)
+    if found is None:
+        raise ConflictError(
+            f"the volume '{name}' was removed while it was about to be used",
+            hint="launch again",
+        )
+    return found
+
+
+def _upload(pool: Pool, image: Image, name: str, phase: Phase) -> None:
+    sent, moved = 0, _clock()
+    sha256 = hashlib.sha256()
+
+    def check() -> None:
+        """Give up after a stall: somebody else may have taken it over."""
+        nonlocal moved
+        now = _clock()
+        if now - moved > _STALLED_SECONDS / 2:
+            raise ConflictError(
+                f"the upload of the image {str(image.path)!r} stood still for too long",
+                hint="launch again",
+            )
+        moved = now
+
+    def progress(count: int) -> None:
+        nonlocal sent
+        check()
+        sent += count
+        phase.update("uploading", sent / image.size)
+
+    def show(piece: bytes) -> None:
+        check()
+        sha256.update(piece)
+
+    with image.path.open("rb") as file:
+        header = file.read(_HEADER_SIZE)
+        sha256.update(header)
+        pool.upload(
+            name,
+            _Shown(file, show),  # type: ignore[arg-type]  # it only has to be read from
+            length=image.size - len(header),
+            offset=len(header),
+            sent=progress,
+        )
+    # What was looked at had this digest; until the header follows, nothing takes it for an image.
+    if sha256.hexdigest() != image.digest:
+        raise ImageError(
+            f"the image {str(image.path)!r} changed while it was being read",
+            hint="launch from a file that nothing writes to",
+        )
+    check()
+    pool.upload(name, io.BytesIO(header), length=len(header), sent=progress)
+
+
+def _clock() -> float:
+    """Return seconds that go on while the machine sleeps, as they do for others."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class _Shown:
+    """Reads from a file and shows each piece to somebody."""
+
+    def __init__(self, file: io.BufferedReader, show: Callable[[bytes], None]) -> None:
+        self._file = file
+        self._show = show
+
+    def read(self, size: int) -> bytes:
+        piece = self._file.read(size)
+        self._show(piece)
+        return piece
+
+
+def _stands_still(pool: Pool, name: str, phase: Phase) -> bool:
+    """Wait for somebody else's upload to move, or to end; returns whether it doesn't."""
+    phase.update("somebody else is uploading it")
+    before = pool.volume_info(name)
+
+    def moved() -> bool | None:
+        return True if pool.volume_info(name) != before or is_complete(pool, name) else None
+
+    deadline = time.monotonic() + _STALLED_SECONDS
+    return Signal().wait_for(moved, deadline=deadline, recheck=0.5) is None

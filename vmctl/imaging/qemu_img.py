@@ -1,0 +1,151 @@
+"""qemu-img, told the format of everything it opens, and held to limits.
+
+Images may be made so that reading them takes all the memory or time there is (CVE-2015-5162), so
+qemu-img runs under limits of both, as OpenStack's services run it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO
+
+from vmctl.errors import ImageError, ResourceError, UnsupportedError
+from vmctl.imaging.inspection import Image
+from vmctl.progress import Phase
+
+__all__ = ["convert", "run_limited"]
+
+_ADDRESS_SPACE = 2 << 30
+# What any image may take, and a second more for every 4 MiB of it: the slowest disk does better.
+_BASE_SECONDS = 120
+_BYTES_A_SECOND = 4 << 20
+_PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
+# Less than this is no room at all.
+_NO_ROOM = 1 << 20
+
+
+def convert(
+    image: Image,
+    target: Path,
+    format: str,  # noqa: A002 - qemu-img's own word
+    *,
+    compress: bool = False,
+    options: str = "",
+    phase: Phase | None = None,
+) -> None:
+    """Write an inspected image anew, in another format or flat.
+
+    The target appears when it is whole; what lies beside it until then goes if it fails.
+
+    Args:
+        image: What `inspect` found.
+        target: The file to write; one that is there is replaced.
+        format: Its format, by qemu-img's name.
+        compress: Whether to compress it, where the format can.
+        options: What follows qemu-img's ``-o``.
+        phase: Told how far it is.
+
+    Raises:
+        ImageError: qemu-img found it damaged, or needed more memory or time than it is given.
+        ResourceError: The disk is full.
+        UnsupportedError: There is no qemu-img here.
+    """
+    target = target.absolute()
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        part = Path(folder) / "part"
+        command = ["convert", "-p", "-f", image.format, "-O", format]
+        command += ["-c"] if compress else []
+        command += ["-o", options] if options else []
+        # An absolute path is never taken for a protocol (`nbd:`, `json:`).
+        command += [str(image.path.absolute()), str(part)]
+        try:
+            run_limited(command, size=max(image.size, image.virtual_size), phase=phase)
+        except ImageError as error:
+            if shutil.disk_usage(folder).free < _NO_ROOM:
+                raise ResourceError(
+                    f"there is no room for {str(target)!r}",
+                    details=error.details,
+                    hint="make room there, or name another folder",
+                ) from error
+            raise ImageError(
+                f"can't convert {str(image.path)!r} from {image.format} to {format}",
+                details=error.details,
+                hint="get the image again, and compare its checksum",
+            ) from error
+        part.replace(target)
+
+
+def run_limited(arguments: list[str], *, size: int, phase: Phase | None = None) -> str:
+    """Run qemu-img under limits; returns what it printed.
+
+    Args:
+        arguments: Its command line; every format is to be given in it.
+        size: Bytes of the largest disk it has to do with; its time is measured by that.
+        phase: Told how far it is, from what ``-p`` prints.
+
+    Raises:
+        ImageError: It failed, or took more than it is given; ``details`` is what it said.
+        UnsupportedError: There is no qemu-img, or no prlimit, here.
+    """
+    seconds = _BASE_SECONDS + size // _BYTES_A_SECOND
+    command = [
+        _program("prlimit", "util-linux"),
+        f"--as={_ADDRESS_SPACE}",
+        f"--cpu={seconds}",
+        "--core=0",
+        "--",
+        _program("qemu-img", "qemu-utils"),
+        *arguments,
+    ]
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+        ) as process,
+    ):
+        # Time passes for what hangs, too: on a network disk that is gone.
+        watch = threading.Timer(4 * seconds, process.kill)
+        watch.start()
+        try:
+            output = _read_out(process.stdout, phase)
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            watch.cancel()
+        errors.seek(0)
+        said = errors.read().decode("utf-8", "replace").strip()
+    if status != 0:
+        why = f"it was ended after {seconds} s of computing" if status < 0 else ""
+        raise ImageError(
+            f"qemu-img {arguments[0]} failed",
+            details="\n".join(part for part in (said, why) if part),
+            hint="get the image again, and compare its checksum",
+        )
+    return output
+
+
+def _read_out(stream: IO[bytes] | None, phase: Phase | None) -> str:
+    output = b""
+    while stream is not None and (piece := stream.read1(4096)):  # type: ignore[attr-defined]  # a pipe's reader has it
+        output = (output + piece)[-(1 << 20) :]
+        found = _PERCENT.findall(piece)
+        if found and phase is not None:
+            phase.update("converting", float(found[-1]) / 100)
+    return output.decode("utf-8", "replace")
+
+
+def _program(name: str, package: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise UnsupportedError(
+            f"there is no program {name} here",
+            hint=f"install the package {package} on the machine that vmctl runs on",
+        )
+    return found
