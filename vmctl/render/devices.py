@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmctl.render.placement import Placement
+from vmctl.render.sources import DiskSource, as_source, from_spec
 from vmctl.spec import ConsoleType, DiskBus, FloppySpec, InputBus, NicModel, VideoModel, VMSpec
 from vmctl.spec.disk import DiskSpec
 from vmctl.spec.drives import Drive, DriveKind, place_drives, target_index
@@ -41,7 +42,7 @@ class DriveView:
 
     device: str
     format: str
-    source: str | None
+    source: DiskSource | None
     target: str
     bus: DiskBus
     address: DriveAddress | None
@@ -103,7 +104,7 @@ def _view(
     return DriveView(
         device="cdrom",
         format="raw",
-        source=source,
+        source=as_source(source),
         target=drive.target,
         bus=drive.bus,
         address=address,
@@ -114,10 +115,11 @@ def _view(
 def _disk_view(
     drive: Drive, disk: DiskSpec, placement: Placement, address: DriveAddress | None
 ) -> DriveView:
+    own = None if disk.network is None else from_spec(disk.network)
     return DriveView(
         device="disk",
         format=placement.disk_formats[drive.index],
-        source=placement.disks[drive.index],
+        source=own or as_source(placement.disks[drive.index]),
         target=drive.target,
         bus=drive.bus,
         address=address,
@@ -135,7 +137,7 @@ def _floppy_view(
     return DriveView(
         device="floppy",
         format=floppy.format or "raw",
-        source=placement.floppies[drive.index],
+        source=as_source(placement.floppies[drive.index]),
         target=drive.target,
         bus=drive.bus,
         address=address,

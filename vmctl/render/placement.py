@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmctl.errors import UsageError
+from vmctl.render.sources import DiskSource
 from vmctl.spec import VMSpec
 
 __all__ = ["Placement"]
@@ -18,7 +19,8 @@ class Placement:
 
     Attributes:
         uuid: The machine's UUID.
-        disks: Path of each of the spec's disks, in order.
+        disks: What each of the spec's disks is, in order: the path of a file, or what else it is;
+            None where the spec itself names a server.
         disk_formats: How each of them is written (``qcow2``, ``raw``), in order.
         cdroms: Path of the medium in each CD-ROM drive, None for an empty one.
         floppies: Path of the medium in each floppy drive, None for an empty one.
@@ -31,10 +33,10 @@ class Placement:
     """
 
     uuid: str
-    disks: tuple[str, ...] = ()
+    disks: tuple[str | DiskSource | None, ...] = ()
     disk_formats: tuple[str, ...] = ()
-    cdroms: tuple[str | None, ...] = ()
-    floppies: tuple[str | None, ...] = ()
+    cdroms: tuple[str | DiskSource | None, ...] = ()
+    floppies: tuple[str | DiskSource | None, ...] = ()
     has_seed: bool = False
     seed: str | None = None
     console_log: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lxml import etree
 
-__all__ = ["render_volume"]
+__all__ = ["render_block_volume", "render_volume"]
 
 
 def render_volume(
@@ -43,4 +43,17 @@ def render_volume(
         backing = etree.SubElement(root, "backingStore")
         etree.SubElement(backing, "path").text = backing_path
         etree.SubElement(backing, "format", type=backing_format)
+    return etree.tostring(root, encoding="unicode")
+
+
+def render_block_volume(name: str, *, capacity: int) -> str:
+    """Return the XML of a volume that is a device: a logical volume, a zvol, an RBD image.
+
+    Args:
+        name: Its name in the pool.
+        capacity: Its size in bytes.
+    """
+    root = etree.Element("volume")
+    etree.SubElement(root, "name").text = name
+    etree.SubElement(root, "capacity", unit="bytes").text = str(int(capacity))
     return etree.tostring(root, encoding="unicode")

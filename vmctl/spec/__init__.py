@@ -16,8 +16,10 @@ from vmctl.spec.graphics import GraphicsSpec, GraphicsType
 from vmctl.spec.input import InputBus, InputSpec, InputType
 from vmctl.spec.machine import Accel, VMSpec
 from vmctl.spec.media import CdromSpec, FloppySpec
+from vmctl.spec.network_disk import DiskProtocol, NetworkDiskSpec
 from vmctl.spec.nic import ForwardSpec, NicModel, NicSpec, NicType, Protocol
 from vmctl.spec.platforms import Arch
+from vmctl.spec.pool import PoolAuth, PoolHost, PoolSource, PoolSpec, PoolType, SecretReference
 from vmctl.spec.profiles import ProfileName
 from vmctl.spec.rng import RngSpec
 from vmctl.spec.serial import ConsoleSpec, ConsoleType, SerialSpec, SerialType
@@ -46,6 +48,7 @@ __all__ = [
     "DiskCache",
     "DiskFormat",
     "DiskIo",
+    "DiskProtocol",
     "DiskSpec",
     "FeaturePolicy",
     "FirmwareSpec",
@@ -57,13 +60,20 @@ __all__ = [
     "InputBus",
     "InputSpec",
     "InputType",
+    "NetworkDiskSpec",
     "NicModel",
     "NicSpec",
     "NicType",
     "NtpSpec",
+    "PoolAuth",
+    "PoolHost",
+    "PoolSource",
+    "PoolSpec",
+    "PoolType",
     "ProfileName",
     "Protocol",
     "RngSpec",
+    "SecretReference",
     "SerialSpec",
     "SerialType",
     "Size",

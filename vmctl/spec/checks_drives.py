@@ -47,17 +47,20 @@ def check_drives(spec: VMSpec, platform: Platform) -> Iterator[SpecProblem]:
 def _check_sources(spec: VMSpec) -> Iterator[SpecProblem]:
     for index, disk in enumerate(spec.disks):
         path = f"disks[{index}]"
-        if index == 0 and spec.image is not None and disk.volume is not None:
+        existing = "volume" if disk.volume is not None else "network"
+        if index == 0 and spec.image is not None and getattr(disk, existing) is not None:
             yield SpecProblem(
-                f"{path}.volume",
-                "the first disk is the clone of the machine's image; list the volume after it",
+                f"{path}.{existing}",
+                "the first disk is the clone of the machine's image; list this one after it",
             )
         elif index == 0 and spec.image is not None and disk.image != spec.image:
             yield SpecProblem(
                 f"{path}.image", "contradicts the machine's own image; leave one of them out"
             )
-        elif disk.size is None and disk.image is None and disk.volume is None:
-            yield SpecProblem(path, "needs a size (blank), an image (linked clone) or a volume")
+        elif not any((disk.size, disk.image, disk.volume, disk.network)):
+            yield SpecProblem(
+                path, "needs a size (blank), an image (linked clone), a volume or a network disk"
+            )
         if disk.image is not None and disk.format is not DiskFormat.QCOW2:
             yield SpecProblem(f"{path}.format", "a linked clone is qcow2; leave format out")
         if disk.size is not None and int(disk.size) % _SECTOR:

@@ -70,8 +70,10 @@ def _disks(spec: VMSpec, profile: Profile) -> tuple[DiskSpec, ...]:
 
 
 def _disk(disk: DiskSpec, spec: VMSpec, profile: Profile, *, first: bool) -> DiskSpec:
-    image = spec.image if first and disk.volume is None else None
-    filled = disk._filled(bus=profile.disk_bus, format=DiskFormat.QCOW2, image=image)
+    existing = disk.volume is not None or disk.network is not None
+    image = spec.image if first and not existing else None
+    kind = DiskFormat.QCOW2 if disk.network is None else DiskFormat.RAW
+    filled = disk._filled(bus=profile.disk_bus, format=kind, image=image)
     return filled if filled.read_only else filled._filled(discard=profile.disk_discard)
 
 

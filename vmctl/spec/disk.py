@@ -9,6 +9,7 @@ from pydantic import Field
 
 from vmctl.errors import SpecProblem
 from vmctl.spec.base import SpecModel
+from vmctl.spec.network_disk import NetworkDiskSpec
 from vmctl.spec.sizes import Size
 from vmctl.spec.text import LongLine
 
@@ -86,7 +87,7 @@ VolumeName = LongLine
 
 
 class DiskSpec(SpecModel):
-    """One disk: a linked clone of an image, an existing volume, or blank.
+    """One disk: a linked clone of an image, an existing volume, a server's, or blank.
 
     The first disk of a machine with an ``image`` is the clone of that image.
     """
@@ -97,6 +98,8 @@ class DiskSpec(SpecModel):
     """An image of its own that this disk is a linked clone of: an alias, a path or a URL."""
     volume: VolumeName | None = None
     """An existing volume to attach: a name, or `pool/name`. vmctl never deletes it."""
+    network: NetworkDiskSpec | None = None
+    """A disk that a server has: an NBD export, an iSCSI LUN, an RBD image. It stays there."""
     format: DiskFormat | None = None
     """How the volume is written. For an existing volume that is not qcow2 it must be given."""
     bus: DiskBus | None = None
@@ -124,7 +127,8 @@ class DiskSpec(SpecModel):
             problems.append(
                 SpecProblem("size", "an existing volume has its size already; leave size out")
             )
-        if self.read_only and self.volume is None:
+        problems += self._network_problems()
+        if self.read_only and self.volume is None and self.network is None:
             problems.append(
                 SpecProblem("read_only", "only an existing volume makes sense as a read-only disk")
             )
@@ -134,4 +138,14 @@ class DiskSpec(SpecModel):
             problems.append(SpecProblem("bus", "fdc is for floppies; list it under floppies"))
         if self.io is DiskIo.NATIVE and self.cache not in {DiskCache.NONE, DiskCache.DIRECTSYNC}:
             problems.append(SpecProblem("io", "native needs cache: none or cache: directsync"))
+        return problems
+
+    def _network_problems(self) -> list[SpecProblem]:
+        if self.network is None:
+            return []
+        given = [name for name in ("image", "volume", "size") if getattr(self, name) is not None]
+        problems = [SpecProblem(name, "a server's disk has its own") for name in given]
+        if self.format is DiskFormat.QCOW2:
+            # Its header could name any file of the host, and be another one at each start.
+            problems.append(SpecProblem("format", "a server's disk is raw; leave format out"))
         return problems

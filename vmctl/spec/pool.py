@@ -20,6 +20,7 @@ from vmctl.spec.text import HostPath, Line, LongLine, ObjectName
 __all__ = [
     "HostAddress",
     "Iqn",
+    "OneOrMore",
     "PoolAuth",
     "PoolHost",
     "PoolSource",
@@ -139,7 +140,8 @@ HostAddress = Annotated[Line, AfterValidator(_host)]
 Iqn = Annotated[str, Field(max_length=223), AfterValidator(_iqn)]
 """An iSCSI qualified name, of at most 223 bytes (RFC 3720)."""
 
-_OneOrMore = BeforeValidator(_as_list)
+OneOrMore = BeforeValidator(_as_list)
+"""Lets a list of one be written without the list."""
 
 
 class PoolHost(SpecModel):
@@ -181,9 +183,9 @@ class PoolAuth(SpecModel):
 class PoolSource(SpecModel):
     """Where a pool's data comes from."""
 
-    hosts: Annotated[tuple[PoolHost, ...], _OneOrMore] = ()
+    hosts: Annotated[tuple[PoolHost, ...], OneOrMore] = ()
     """Servers: one, or for rbd a list."""
-    devices: Annotated[tuple[LongLine, ...], _OneOrMore] = ()
+    devices: Annotated[tuple[LongLine, ...], OneOrMore] = ()
     """Device paths, or the name of an iSCSI target: one, or for logical a list."""
     dir: LongLine | None = None
     """The folder that a server exports."""

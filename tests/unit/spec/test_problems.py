@@ -110,7 +110,11 @@ WRONG = [
         "a SATA controller takes six disks, this spec has seven",
     ),
     ("disks: [" + "{size: 1GiB}, " * 201 + "]", "disks", "takes 200 drives"),
-    ("disks: [{}]", "disks[0]", "needs a size (blank), an image (linked clone) or a volume"),
+    (
+        "disks: [{}]",
+        "disks[0]",
+        "needs a size (blank), an image (linked clone), a volume or a network disk",
+    ),
     ("{image: a, disks: [{volume: v}]}", "disks[0].volume", "the clone of the machine's image"),
     ("{image: a, disks: [{image: b}]}", "disks[0].image", "contradicts the machine's own image"),
     ("disks: [{volume: v, image: a}]", "disks[0].volume", "an existing volume or a clone"),
