@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmctl.errors import NotFoundError, RollbackError, VmctlError
+from vmctl.hypervisor import uploads
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record
@@ -16,12 +17,12 @@ __all__ = ["Leftover", "collect"]
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """A machine that somebody was at work on who is not there any more.
+    """A machine, or an upload, that somebody was at work on who is not there any more.
 
     Attributes:
-        name: Its name.
-        uuid: Its UUID.
-        phase: What was being done: ``creating``, ``provisioning`` or ``deleting``.
+        name: The machine's name, or ``POOL/NAME`` of the volume.
+        uuid: The machine's UUID; empty for an upload.
+        phase: What was being done: ``creating``, ``provisioning``, ``deleting`` or ``uploading``.
         client: The host name of the client that was at work.
         volumes: ``POOL/NAME`` of the volumes that go with it, those of images that only it brought
             included; some may never have existed.
@@ -50,7 +51,8 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
     Raises:
         RollbackError: Something could not be removed; all that could be was.
     """
-    found, failures = [], []
+    found: list[Leftover] = []
+    failures: list[VmctlError] = []
     for listed in list_domains(connection):
         if not _is_abandoned(listed.record):
             continue
@@ -66,9 +68,31 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
             continue
         except VmctlError as error:
             failures.append(error)
+    _collect_uploads(connection, found, failures, dry_run=dry_run)
     if failures:
         raise _together(failures)
     return found
+
+
+def _collect_uploads(
+    connection: Connection, found: list[Leftover], failures: list[VmctlError], *, dry_run: bool
+) -> None:
+    for upload in uploads.list_uploads(connection):
+        if upload.claim is None or not upload.claim.is_abandoned():
+            continue
+        found.append(_half_volume(upload, upload.claim.client))
+        if dry_run:
+            continue
+        try:
+            upload.volume.delete()
+            uploads.unmark(upload.volume)
+        except VmctlError as error:
+            failures.append(error)
+
+
+def _half_volume(upload: uploads.Upload, client: str) -> Leftover:
+    name = f"{upload.volume.pool}/{upload.volume.name}"
+    return Leftover(name=name, uuid="", phase="uploading", client=client, volumes=(name,))
 
 
 def _is_abandoned(record: Record | None) -> bool:
@@ -79,7 +103,7 @@ def _together(failures: list[VmctlError]) -> VmctlError:
     if len(failures) == 1:
         return failures[0]
     return RollbackError(
-        f"{len(failures)} machines could not be removed",
+        f"{len(failures)} leftovers could not be removed",
         left=tuple(
             what
             for failure in failures

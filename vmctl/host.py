@@ -18,11 +18,13 @@ from vmctl.hypervisor import names
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.facts import read_facts
 from vmctl.hypervisor.uri import resolve
+from vmctl.pools import Pools
 from vmctl.progress import ProgressCallback
 from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.spec import VMSpec
 from vmctl.vm import VM
+from vmctl.volumes import Volumes
 
 __all__ = ["Host", "connect"]
 
@@ -110,6 +112,16 @@ class Host:
             if self._key is None:
                 self._key = own_key()
             return self._key
+
+    @property
+    def pools(self) -> Pools:
+        """Its storage pools."""
+        return Pools(self._connection)
+
+    @property
+    def volumes(self) -> Volumes:
+        """The volumes in its storage pools."""
+        return Volumes(self._connection, self._pool)
 
     def _surroundings(self) -> launch.Surroundings:
         return launch.Surroundings(

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from vmctl import bases
 from vmctl.errors import ImageError, NotFoundError, ResourceError, SpecError, SpecProblem
 from vmctl.guest.identity import KeyPair, make_key
+from vmctl.hypervisor.attachment import source_of
 from vmctl.hypervisor.claims import own_name
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.networks import is_active
 from vmctl.hypervisor.storage import Pool, open_pool
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.conversion import as_qcow2
 from vmctl.imaging.inspection import Image, inspect
 from vmctl.progress import Reporter
@@ -23,6 +26,7 @@ from vmctl.render.domain import Placement, disk_targets, render_domain, with_mac
 from vmctl.render.facts import HostFacts
 from vmctl.render.iso import build_iso
 from vmctl.render.seed import SeedIdentity, render_seed, ssh_user
+from vmctl.render.sources import DiskSource
 from vmctl.render.templates import Templates
 from vmctl.spec import VMSpec
 
@@ -128,7 +132,7 @@ def make_plan(
         volumes=tuple(builder.volumes),
         placement=Placement(
             uuid=identifier,
-            disks=tuple(path for path, _format in disks),
+            disks=tuple(source for source, _format in disks),
             disk_formats=tuple(format_ for _path, format_ in disks),
             cdroms=cdroms,
             floppies=floppies,
@@ -271,18 +275,21 @@ class _Builder:
 
     def medium(
         self, path: str | None, volume: str | None, field: str, number: int, kind: str
-    ) -> str | None:
-        """Plan what lies in a drive; returns its path on the host."""
+    ) -> str | DiskSource | None:
+        """Plan what lies in a drive; returns its path on the host, or what else it is."""
         if volume is not None:
             return self._existing(volume, f"{field}[{number}].volume")
         suffix = f"{field}{number}.{kind}"
         return self.upload(path, f"{field}[{number}].path", suffix, Role.MEDIUM)
 
-    def disks(self) -> Iterator[tuple[str, str]]:
-        """Plan the disks; yields the path on the host and the format of each."""
+    def disks(self) -> Iterator[tuple[str | DiskSource | None, str]]:
+        """Plan the disks; yields the path on the host, or what else it is, and the format."""
         targets = disk_targets(self._spec)
         for number, (disk, target) in enumerate(zip(self._spec.disks or (), targets, strict=True)):
             field = f"disks[{number}]"
+            if disk.network is not None:
+                yield None, disk.format or "raw"
+                continue
             if disk.volume is not None:
                 yield self._existing(disk.volume, f"{field}.volume"), disk.format or "qcow2"
                 continue
@@ -314,18 +321,17 @@ class _Builder:
             self._images[reference] = image
         return self._images[reference]
 
-    def _existing(self, reference: str, field: str) -> str:
+    def _existing(self, reference: str, field: str) -> DiskSource:
         if reference.startswith("/"):
-            return reference
+            kind: Literal["file", "block"] = "block" if reference.startswith("/dev/") else "file"
+            return DiskSource(type=kind, path=reference)
         pool_name, _, name = reference.rpartition("/")
         pool = open_pool(self._pool.connection, pool_name) if pool_name else self._pool
-        found = pool.find(name)
-        if found is None:
-            raise NotFoundError(
-                f"{field}: there is no volume '{name}' in the pool '{pool.name}'",
-                hint=f"`virsh vol-list {pool.name}` shows what there is",
-            )
-        return found.path
+        try:
+            found = StoredVolume(pool.connection, pool.name, name).facts()
+        except NotFoundError as error:
+            raise NotFoundError(f"{field}: {error.brief}", hint=error.hint) from error
+        return source_of(pool.connection, found)
 
 
 def _capacity(size: int | None, base: Image | None, field: str) -> int:

@@ -18,7 +18,8 @@ __all__ = ["gc"]
 
 
 def _parts(left: Leftover) -> Iterator[str]:
-    yield "machine"
+    if left.uuid:
+        yield "machine"
     yield from (f"volume {name}" for name in left.volumes)
     yield from (f"network {name}, stopped" for name in left.networks)
 
@@ -37,7 +38,8 @@ def gc(app: App, dry_run: bool) -> None:
                 ("NAME", "PHASE", "CLIENT", "WHAT GOES"),
                 [(e.name, e.phase, e.client, part) for e in found for part in _parts(e)],
             )
-        what = f"{len(found)} machine{'' if len(found) == 1 else 's'}"
+        kind = "machine" if all(entry.uuid for entry in found) else "leftover"
+        what = f"{len(found)} {kind}{'' if len(found) == 1 else 's'}"
         done = "would be removed" if dry_run else "removed"
         app.note(f"{what} {done}" if found else "nothing is left over")
 

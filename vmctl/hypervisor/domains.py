@@ -176,6 +176,11 @@ class Domain:
         with self._calling("remove") as raw:
             raw.undefineFlags(_UNDEFINE_ALL)
 
+    def resize_disk(self, target: str, capacity: int) -> None:
+        """Give a disk of the running machine another size, in bytes; its guest is told of it."""
+        with self._calling(f"resize the disk {target} of") as raw:
+            raw.blockResize(target, capacity, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+
     # -- vmctl's record ---------------------------------------------------------------------------
 
     def record(self) -> Record | None:

@@ -1,0 +1,244 @@
+"""Volumes as libvirt keeps them, in pools of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import libvirt
+from lxml import etree
+
+from vmctl.errors import ConflictError, NotFoundError, ResourceError, VmctlError
+from vmctl.hypervisor import pools, streams
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.errors import calling, is_code
+
+__all__ = ["StoredVolume", "VolumeFacts", "list_volumes", "names_in"]
+
+_KINDS = ("file", "block", "dir", "network", "netdir", "ploop")
+"""virStorageVolType counts from 0 in this order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeFacts:
+    """A volume.
+
+    Attributes:
+        pool: The pool it is in.
+        name: Its name there.
+        path: Where it is on the host; of a pool without paths, libvirt's name for it.
+        type: ``file``, ``block``, ``network`` or ``dir``.
+        format: How it is written (``qcow2``, ``raw``); empty where libvirt doesn't say.
+        capacity: What a guest sees, in bytes.
+        allocation: Bytes that it takes on the host.
+        backing: Path of the image underneath; empty where there is none.
+    """
+
+    pool: str
+    name: str
+    path: str
+    type: str
+    format: str
+    capacity: int
+    allocation: int
+    backing: str
+
+
+@dataclass(frozen=True)
+class StoredVolume:
+    """A handle to one volume. It holds no libvirt object: each call looks the volume up."""
+
+    connection: Connection
+    pool: str
+    name: str
+
+    def raw(self) -> Any:
+        """Return libvirt's own handle, for this layer only.
+
+        Raises:
+            NotFoundError: There is no such pool, or no such volume in it.
+        """
+        pool = pools.find(self.connection, self.pool)
+        with calling(f"find the volume '{self.name}'"):
+            try:
+                return pool.storageVolLookupByName(self.name)
+            except libvirt.libvirtError as error:
+                if not is_code(error, libvirt.VIR_ERR_NO_STORAGE_VOL):
+                    raise
+                raise NotFoundError(
+                    f"there is no volume '{self.name}' in the pool '{self.pool}'",
+                    hint=f"`vmctl volume list {self.pool}` shows what there is",
+                ) from error
+
+    def exists(self) -> bool:
+        """Return whether the pool has it."""
+        pool = pools.find(self.connection, self.pool)
+        with calling(f"find the volume '{self.name}'"):
+            try:
+                pool.storageVolLookupByName(self.name)
+            except libvirt.libvirtError as error:
+                if is_code(error, libvirt.VIR_ERR_NO_STORAGE_VOL):
+                    return False
+                raise
+        return True
+
+    def facts(self) -> VolumeFacts:
+        """Return all that is known of it, its sizes read anew.
+
+        Raises:
+            NotFoundError: It isn't there.
+        """
+        raw = self.raw()
+        with calling(f"ask for the volume '{self.name}'"):
+            return _read(self.pool, raw)
+
+    def physical_size(self) -> int:
+        """Return the bytes that a download gives."""
+        raw = self.raw()
+        with calling(f"ask for the size of the volume '{self.name}'"):
+            size: int = raw.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2]
+            return size
+
+    def create(self, xml: str, *, source: StoredVolume | None = None) -> None:
+        """Make it.
+
+        Args:
+            xml: Its XML.
+            source: A volume whose content is copied into it, all that is underneath included.
+
+        Raises:
+            ConflictError: There is one of that name; it stays untouched.
+            ResourceError: There is no room.
+        """
+        pool = pools.find(self.connection, self.pool)
+        origin = None if source is None else source.raw()
+        doing = f"create the volume '{self.name}' in the pool '{self.pool}'"
+        with calling(doing, on=lambda error: self._why_not(error, pool)):
+            if origin is None:
+                pool.createXML(xml, 0)
+            else:
+                pool.createXMLFrom(xml, origin, 0)
+
+    def _why_not(self, error: libvirt.libvirtError, pool: Any) -> VmctlError | None:
+        if is_code(error, libvirt.VIR_ERR_STORAGE_VOL_EXIST):
+            return self.name_is_taken()
+        # qemu-img fails with its own words when the disk is full; the facts say it as well.
+        with suppress(libvirt.libvirtError):
+            pool.refresh(0)
+            available = pool.info()[3]
+            if available < _NO_ROOM:
+                return ResourceError(
+                    f"the pool '{self.pool}' has no room for the volume '{self.name}'",
+                    details=f"{available} bytes are free; {error.get_error_message()}",
+                    hint="remove what is not needed, or use another pool",
+                )
+        return None
+
+    def name_is_taken(self) -> ConflictError:
+        """Return the error for a name that is in use."""
+        return ConflictError(
+            f"there is a volume '{self.name}' in the pool '{self.pool}' already",
+            hint=f"choose another name, or see whose it is: "
+            f"`vmctl volume info {self.pool}/{self.name}`",
+        )
+
+    def delete(self) -> bool:
+        """Delete it; returns whether it was there."""
+        try:
+            raw = self.raw()
+        except NotFoundError:
+            return False
+        with calling(f"delete the volume '{self.name}' in the pool '{self.pool}'"):
+            try:
+                raw.delete(0)
+            except libvirt.libvirtError as error:
+                if not is_code(error, libvirt.VIR_ERR_NO_STORAGE_VOL):
+                    raise
+                return False
+        return True
+
+    def wipe(self) -> None:
+        """Write zeros over all of it."""
+        raw = self.raw()
+        with calling(f"wipe the volume '{self.name}' in the pool '{self.pool}'"):
+            raw.wipe(0)
+
+    def resize(self, capacity: int) -> None:
+        """Give it another capacity, in bytes, while nothing runs on it."""
+        raw = self.raw()
+        pool = pools.find(self.connection, self.pool)
+        doing = f"resize the volume '{self.name}' in the pool '{self.pool}'"
+        with calling(doing, on=lambda error: self._why_not(error, pool)):
+            raw.resize(capacity, 0)
+
+    def upload(
+        self, file: int, *, start: int, length: int, sparse: bool, sent: Callable[[int], None]
+    ) -> None:
+        """Write a part of a client's open file to the same place; see `streams.send`.
+
+        Raises:
+            NotFoundError: The volume is gone.
+            ResourceError: The pool filled up.
+        """
+        raw = self.raw()
+        pool = pools.find(self.connection, self.pool)
+        doing = f"write the volume '{self.name}' in the pool '{self.pool}'"
+        with calling(doing, on=lambda error: self._why_not(error, pool)):
+            streams.send(
+                self.connection, raw, file, start=start, length=length, sparse=sparse, sent=sent
+            )
+
+    def download(self, file: int, *, received: Callable[[int], None]) -> None:
+        """Write all of it into a client's empty file; see `streams.receive`."""
+        raw = self.raw()
+        with calling(f"read the volume '{self.name}' in the pool '{self.pool}'"):
+            streams.receive(self.connection, raw, file, received=received)
+
+
+# Less than a packet of a stream is no room at all.
+_NO_ROOM = 256 * 1024
+
+
+def _read(pool: str, raw: Any) -> VolumeFacts:
+    kind, capacity, allocation = raw.info()
+    root = etree.fromstring(raw.XMLDesc(0))
+    form = root.find("target/format")
+    return VolumeFacts(
+        pool=pool,
+        name=raw.name(),
+        path=raw.path(),
+        type=_KINDS[kind],
+        format="" if form is None else form.get("type", ""),
+        capacity=capacity,
+        allocation=allocation,
+        backing=root.findtext("backingStore/path") or "",
+    )
+
+
+def names_in(connection: Connection, pool: str) -> list[str]:
+    """Return the names of a pool's volumes, as they are now."""
+    raw = pools.find(connection, pool)
+    with calling(f"list the pool '{pool}'"):
+        # A pool that is being changed is as fresh as it gets.
+        with suppress(libvirt.libvirtError):
+            raw.refresh(0)
+        return sorted(raw.listVolumes())
+
+
+def list_volumes(connection: Connection, pool: str) -> list[VolumeFacts]:
+    """Return the volumes of a pool as they are now, sorted by name."""
+    raw = pools.find(connection, pool)
+    found = []
+    with calling(f"list the pool '{pool}'"):
+        with suppress(libvirt.libvirtError):
+            raw.refresh(0)
+        for volume in raw.listAllVolumes(0):
+            try:
+                found.append(_read(pool, volume))
+            except libvirt.libvirtError as error:
+                # It went away between the list and the look.
+                if not is_code(error, libvirt.VIR_ERR_NO_STORAGE_VOL):
+                    raise
+    return sorted(found, key=lambda volume: volume.name)

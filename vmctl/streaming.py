@@ -1,0 +1,303 @@
+"""Files of the client into volumes, and back: whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vmctl import images
+from vmctl.errors import (
+    ConflictError,
+    ImageError,
+    NotFoundError,
+    ResourceError,
+    RollbackError,
+    UsageError,
+    VmctlError,
+)
+from vmctl.hypervisor import pools, uploads
+from vmctl.hypervisor.claims import claimed
+from vmctl.hypervisor.connection import outlasting
+from vmctl.hypervisor.streams import data_size
+from vmctl.hypervisor.volumes import StoredVolume
+from vmctl.progress import Phase, being_undone
+from vmctl.render.volume import render_block_volume, render_volume
+
+__all__ = ["FILE_POOLS", "download", "made_or_undone", "overwrite", "upload"]
+
+FILE_POOLS = frozenset({"dir", "fs", "netfs"})
+"""Kinds of pools whose volumes are files, and so may have holes."""
+
+# A volume's first bytes are written last: without them nobody takes it for whole.
+_HEADER = 65536
+# Longer than any upload takes.
+_CLAIM_SECONDS = 86400.0
+_QCOW2 = b"QFI\xfb"
+_HINT_FILE = "give the path of a file that this user may read"
+
+
+@contextmanager
+def made_or_undone(volume: StoredVolume) -> Iterator[Callable[[], None]]:
+    """Delete a volume again if what the block does after making it fails.
+
+    Gives a function to call when the volume is known to be this block's own. Until then a failure
+    of which libvirt reports says that it was not made, and it may be somebody else's.
+    """
+    own = False
+
+    def is_ours() -> None:
+        nonlocal own
+        own = True
+
+    try:
+        yield is_ours
+    except BaseException as error:
+        if own or not isinstance(error, VmctlError):
+            with being_undone():
+                _undo(volume, error)
+        raise
+
+
+def _undo(volume: StoredVolume, cause: BaseException) -> None:
+    try:
+        outlasting(volume.delete)
+    except VmctlError as failure:
+        raise RollbackError(
+            f"what was made of the volume '{volume.pool}/{volume.name}' could not be removed",
+            left=(f"the volume '{volume.name}' in the pool '{volume.pool}'",),
+            details=f"it failed because: {cause}\nthe undoing failed because: {failure}",
+            hint="mend the cause, then `vmctl volume delete` removes it",
+        ) from cause
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {str(path)!r}", hint=_HINT_FILE) from error
+    except OSError as error:
+        raise ImageError(
+            f"can't read the file {str(path)!r}",
+            details=error.strerror or str(error),
+            hint=_HINT_FILE,
+        ) from error
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise UsageError(f"{str(path)!r} is not a regular file", hint=_HINT_FILE)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _inspect(path: Path, declared: str | None) -> None:
+    """Refuse a file that is not what it is said to be, before anything on the host opens it."""
+    with path.open("rb") as handle:
+        is_qcow2 = handle.read(4) == _QCOW2
+    if declared == "raw" and is_qcow2:
+        raise ImageError(
+            f"{str(path)!r} is declared as raw, and its header is qcow2's",
+            hint="declare it as qcow2, if that is what it is",
+        )
+    if declared != "raw":
+        # Its header may name files on the host.
+        images.inspect(path)
+
+
+def _refuse_without_room(volume: StoredVolume, needed: int) -> None:
+    facts = pools.facts_of(volume.connection, volume.pool)
+    if facts.available < needed:
+        raise ResourceError(
+            f"the pool '{volume.pool}' has no room for the volume '{volume.name}': "
+            f"it takes {needed} bytes, and {facts.available} are free",
+            hint="remove what is not needed, or use another pool",
+        )
+
+
+def upload(volume: StoredVolume, path: Path, *, declared: str | None, phase: Phase) -> None:
+    """Make a volume that holds what a client's file holds; holes stay holes.
+
+    It is recorded before it is made, and its first bytes are written last.
+
+    Args:
+        volume: What to make.
+        path: The file.
+        declared: What the file is said to be, ``qcow2`` or ``raw``; None for qcow2 or nothing.
+        phase: Told how far it is.
+
+    Raises:
+        ConflictError: There is a volume of that name, or somebody is uploading it.
+        ImageError: The file can't be read, or is not what it is said to be.
+        ResourceError: The pool has no room.
+    """
+    with _opened(path) as file:
+        _inspect(path, declared)
+        if volume.exists():
+            raise volume.name_is_taken()
+        size = os.fstat(file).st_size
+        in_files = pools.facts_of(volume.connection, volume.pool).type in FILE_POOLS
+        _refuse_without_room(volume, data_size(file) if in_files else size)
+        if not in_files:
+            with made_or_undone(volume) as is_ours:
+                volume.create(render_block_volume(volume.name, capacity=max(size, 1)))
+                is_ours()
+                _fill(volume, file, size, sparse=False, phase=phase)
+            return
+        with claimed(_CLAIM_SECONDS) as claim:
+            uploads.mark(volume, claim)
+            try:
+                with made_or_undone(volume) as is_ours:
+                    volume.create(render_volume(volume.name, capacity=size, format="raw"))
+                    is_ours()
+                    _fill(volume, file, size, sparse=True, phase=phase)
+            except RollbackError:
+                # The volume is there still, and this record is what leads to it.
+                raise
+            except BaseException:
+                with being_undone():
+                    outlasting(lambda: uploads.unmark(volume))
+                raise
+            outlasting(lambda: uploads.unmark(volume))
+
+
+def overwrite(volume: StoredVolume, path: Path, *, declared: str | None, phase: Phase) -> None:
+    """Write a client's file over a volume that is a device and not a file.
+
+    Its first bytes are blanked before anything else and written last. So when this fails half-way,
+    nobody takes the volume for what it was, or for what it should have become.
+
+    Raises:
+        UsageError: The volume is a file, or smaller than the client's.
+        ImageError: The file can't be read, or is not what it is said to be.
+    """
+    facts = volume.facts()
+    if facts.type == "file":
+        raise UsageError(
+            f"the volume '{volume.name}' is a file, and not written over",
+            hint="delete it, and upload it again",
+        )
+    with _opened(path) as file:
+        _inspect(path, declared)
+        size = os.fstat(file).st_size
+        if size > facts.capacity:
+            raise UsageError(
+                f"the file has {size} bytes, and the volume '{volume.name}' {facts.capacity}",
+                hint="grow the volume first, or use a larger one",
+            )
+        blank = os.memfd_create("vmctl-blank")
+        try:
+            os.ftruncate(blank, min(_HEADER, size))
+            volume.upload(
+                blank, start=0, length=min(_HEADER, size), sparse=False, sent=lambda _count: None
+            )
+        finally:
+            os.close(blank)
+        _fill(volume, file, size, sparse=False, phase=phase)
+
+
+def _fill(volume: StoredVolume, file: int, size: int, *, sparse: bool, phase: Phase) -> None:
+    done = 0
+
+    def sent(count: int) -> None:
+        nonlocal done
+        done += count
+        phase.update("uploading", done / max(size, 1))
+
+    header = min(_HEADER, size)
+    if size > header:
+        volume.upload(file, start=header, length=size - header, sparse=sparse, sent=sent)
+    if header:
+        volume.upload(file, start=0, length=header, sparse=False, sent=sent)
+
+
+def download(volume: StoredVolume, path: Path, *, replace: bool, phase: Phase) -> int:
+    """Write all of a volume into a new file on the client; holes stay holes.
+
+    The file appears when it is whole, and is readable by this user alone.
+
+    Args:
+        volume: What to read.
+        path: The file to make.
+        replace: Whether a file that is there is replaced.
+        phase: Told how far it is.
+
+    Returns:
+        The file's size in bytes.
+
+    Raises:
+        ConflictError: There is such a file.
+        NotFoundError: There is no such volume, or no such folder.
+    """
+    if not replace and path.exists():
+        raise _file_exists(path)
+    size = volume.physical_size()
+    done = 0
+
+    def received(count: int) -> None:
+        nonlocal done
+        done += count
+        phase.update("downloading", min(done / max(size, 1), 1.0))
+
+    try:
+        with _appearing(path, replace=replace) as file:
+            volume.download(file, received=received)
+            return os.fstat(file).st_size
+    except OSError as error:
+        raise ResourceError(
+            f"can't write the file {str(path)!r}",
+            details=error.strerror or str(error),
+            hint="choose a folder that this user may write to, and that has room",
+        ) from error
+
+
+def _file_exists(path: Path) -> ConflictError:
+    return ConflictError(
+        f"there is a file {str(path)!r} already", hint="choose another name, or replace it"
+    )
+
+
+@contextmanager
+def _appearing(path: Path, *, replace: bool) -> Iterator[int]:
+    """Give an open file that gets its name when the block has succeeded.
+
+    Until then it has none, where the file system can do that: a killed client leaves nothing.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise NotFoundError(f"there is no folder {str(folder)!r}", hint="make it first")
+    temporary: Path | None = None
+    try:
+        file = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        file, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=folder)
+        temporary = Path(name)
+    try:
+        yield file
+        if temporary is None and replace:
+            temporary = folder / f".{path.name}.{secrets.token_hex(4)}.part"
+            _link(f"/proc/self/fd/{file}", temporary)
+        if temporary is not None and replace:
+            temporary.replace(path)
+        else:
+            _link(f"/proc/self/fd/{file}" if temporary is None else str(temporary), path)
+    finally:
+        os.close(file)
+        if temporary is not None:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+def _link(written: str, path: Path) -> None:
+    # Python asks linkat(2) to follow the link in /proc only if it is given an open folder.
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(written, path.name, dst_dir_fd=folder, follow_symlinks=True)
+    except FileExistsError as error:
+        raise _file_exists(path) from error
+    finally:
+        os.close(folder)

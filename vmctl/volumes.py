@@ -1,0 +1,353 @@
+"""Volumes of a host: made, copied, grown, filled, read, wiped, removed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from vmctl import streaming
+from vmctl.errors import ConflictError, ResourceError, UnsupportedError, UsageError
+from vmctl.hypervisor import pools, volumes
+from vmctl.hypervisor.attachment import source_of
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.storage import open_pool
+from vmctl.hypervisor.usage import DiskUse, Usage, read_usage
+from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts
+from vmctl.progress import ProgressCallback, Reporter
+from vmctl.render.volume import render_block_volume, render_volume
+from vmctl.spec.sizes import Size
+
+__all__ = ["VolumeInfo", "VolumeSummary", "Volumes"]
+
+VolumeSummary: TypeAlias = VolumeFacts
+
+_NAME = re.compile(r"[^\x00-\x1f\x7f/]{1,200}")
+_ROUND = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeInfo(VolumeFacts):
+    """A volume, and who uses it.
+
+    Attributes:
+        used_by: Machines, running or not, and volumes that lie on it: "the machine 'web'".
+    """
+
+    used_by: tuple[str, ...]
+
+
+class Volumes:
+    """The volumes of one host. One is called ``NAME``, in the default pool, or ``POOL/NAME``.
+
+    A volume that anything uses is never deleted, wiped or written over, whoever made either.
+    """
+
+    def __init__(self, connection: Connection, default_pool: str) -> None:
+        self._connection = connection
+        self._default = default_pool
+
+    def _handle(self, reference: str) -> StoredVolume:
+        pool, slash, name = reference.rpartition("/")
+        if not name or (slash and not pool) or "/" in pool or _NAME.fullmatch(name) is None:
+            raise UsageError(f"{reference[:80]!r} is not a volume", hint="write NAME, or POOL/NAME")
+        found = open_pool(self._connection, pool or self._default)
+        return StoredVolume(self._connection, found.name, name)
+
+    def _new(self, reference: str) -> tuple[StoredVolume, bool]:
+        """Return a handle for a volume that is to be made, and whether it is going to be a file."""
+        volume = self._handle(reference)
+        if volume.name in {".", ".."} or volume.name.startswith("-"):
+            raise UsageError(
+                f"{volume.name!r} can't be a volume's name", hint="begin it with a letter"
+            )
+        kind = pools.facts_of(self._connection, volume.pool).type
+        if kind in {"iscsi", "iscsi-direct", "scsi", "mpath"}:
+            raise UnsupportedError(
+                f"the volumes of the pool '{volume.pool}' are made on its server",
+                hint=f"make a LUN there, then `vmctl volume list {volume.pool}` shows it",
+            )
+        if volume.exists():
+            raise volume.name_is_taken()
+        return volume, kind in streaming.FILE_POOLS
+
+    def list(self, pool: str | None = None) -> Sequence[VolumeSummary]:
+        """Return the volumes of a pool as they are now, sorted by name.
+
+        Args:
+            pool: Which; None for the default one.
+
+        Raises:
+            NotFoundError: There is no such pool.
+        """
+        found = open_pool(self._connection, pool or self._default)
+        return volumes.list_volumes(self._connection, found.name)
+
+    def info(self, name: str) -> VolumeInfo:
+        """Return all that is known of a volume, and who uses it.
+
+        Raises:
+            NotFoundError: There is no such volume.
+        """
+        volume = self._handle(name)
+        facts = volume.facts()
+        return VolumeInfo(**vars(facts), used_by=self._users(read_usage(self._connection), facts))
+
+    def _users(self, usage: Usage, facts: VolumeFacts) -> tuple[str, ...]:
+        return usage.users(facts.pool, facts.name, source_of(self._connection, facts).key)
+
+    def create(
+        self,
+        name: str,
+        size: int | str,
+        *,
+        format: str = "qcow2",  # noqa: A002 - libvirt's own word
+        preallocate: bool = False,
+    ) -> VolumeSummary:
+        """Make an empty volume.
+
+        Args:
+            name: ``NAME``, in the default pool, or ``POOL/NAME``.
+            size: What a guest sees: bytes, or text with a unit.
+            format: ``qcow2`` or ``raw``, where volumes are files; elsewhere they are devices.
+            preallocate: Whether all of its space is taken at once.
+
+        Raises:
+            ConflictError: There is one of that name; it stays untouched.
+            ResourceError: There is no room.
+            UnsupportedError: The pool's volumes are made on its server.
+        """
+        if format not in {"qcow2", "raw"}:
+            raise UsageError(f"{format[:40]!r} is no format for it", hint="it is qcow2 or raw")
+        capacity = int(_size(size))
+        volume, is_file = self._new(name)
+        if is_file:
+            xml = render_volume(
+                volume.name, capacity=capacity, format=format, preallocate=preallocate
+            )
+        else:
+            xml = render_block_volume(volume.name, capacity=capacity)
+        with streaming.made_or_undone(volume):
+            volume.create(xml)
+        return volume.facts()
+
+    def clone(
+        self, source: str, name: str, *, progress: ProgressCallback | None = None
+    ) -> VolumeSummary:
+        """Make a full copy of a volume: what lies underneath it is in the copy, not under it.
+
+        Args:
+            source: The volume to copy; no running machine writes to it.
+            name: The new volume, in the same pool or another of the host.
+            progress: Told of the one phase, ``clone``.
+
+        Raises:
+            NotFoundError: There is no such volume.
+            ConflictError: There is one of the new name, or a running machine writes to the source.
+            ResourceError: There is no room.
+        """
+        origin = self._handle(source)
+        facts = origin.facts()
+        self._refuse_written(facts, "copied")
+        volume, is_file = self._new(name)
+        self._refuse_without_room(volume, facts)
+        if is_file:
+            kind = facts.format if facts.format in {"qcow2", "raw"} else "raw"
+            xml = render_volume(volume.name, capacity=facts.capacity, format=kind)
+        else:
+            xml = render_block_volume(volume.name, capacity=facts.capacity)
+        with (
+            Reporter(volume.name, progress).phase("clone"),
+            streaming.made_or_undone(volume),
+        ):
+            volume.create(xml, source=origin)
+        return volume.facts()
+
+    def _refuse_without_room(self, volume: StoredVolume, facts: VolumeFacts) -> None:
+        available = pools.facts_of(self._connection, volume.pool).available
+        if available < facts.allocation:
+            raise ResourceError(
+                f"the pool '{volume.pool}' has no room for a copy of '{facts.name}': it takes at "
+                f"least {facts.allocation} bytes, and {available} are free",
+                hint="remove what is not needed, or use another pool",
+            )
+
+    def grow(self, name: str, size: int | str) -> VolumeSummary:
+        """Make a volume larger; if a running machine has it as a disk, its guest sees it at once.
+
+        Args:
+            name: Which.
+            size: The new size: bytes, or text with a unit. Volumes don't shrink.
+
+        Raises:
+            NotFoundError: There is no such volume.
+            UsageError: The size is not more than it has.
+            ConflictError: Another volume lies on it, or several machines use it.
+            ResourceError: There is no room.
+        """
+        capacity = int(_size(size))
+        volume = self._handle(name)
+        facts = volume.facts()
+        if capacity <= facts.capacity:
+            raise UsageError(
+                f"the volume '{facts.name}' has {facts.capacity} bytes already; it only grows",
+                hint="give it a larger size",
+            )
+        if capacity % _ROUND:
+            raise UsageError(
+                f"{capacity} bytes are not a whole number of sectors", hint="use multiples of 512B"
+            )
+        usage = read_usage(self._connection)
+        key = source_of(self._connection, facts).key
+        users = self._users(usage, facts)
+        running = usage.running(facts.pool, facts.name, key)
+        lying_on_it = [user for user in users if user.startswith("the volume ")]
+        if lying_on_it or len(running) > 1:
+            raise ConflictError(
+                f"the volume '{facts.name}' is shared by {', '.join(users)}",
+                hint="grow the disk that lies on it; what is shared stays as it is",
+            )
+        if running:
+            self._grow_running(running[0], capacity)
+        else:
+            volume.resize(capacity)
+        return volume.facts()
+
+    def _grow_running(self, use: DiskUse, capacity: int) -> None:
+        if not use.writes:
+            raise ConflictError(
+                f"the machine '{use.machine}' runs, and its disk {use.target} is read-only",
+                hint="stop it, and grow the volume then",
+            )
+        Domain(self._connection, use.uuid, use.machine).resize_disk(use.target, capacity)
+
+    def upload(
+        self,
+        path: str | os.PathLike[str],
+        name: str,
+        *,
+        format: str | None = None,  # noqa: A002 - libvirt's own word
+        overwrite: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> VolumeSummary:
+        """Make a volume of a client's file. Its holes stay holes; if it fails, nothing is left.
+
+        Args:
+            path: The file, which is looked at first: an image that names other files is refused.
+            name: The new volume.
+            format: What the file is: ``raw`` for anything that is no image, such as an ISO; None
+                for qcow2.
+            overwrite: Write over an existing volume that is a device (a LUN, a logical volume) and
+                that nothing uses, instead of making one.
+            progress: Told of the one phase, ``upload``.
+
+        Raises:
+            ConflictError: There is a volume of that name, or something uses the one to overwrite.
+            ImageError: The file can't be read, or is not what it is said to be.
+            ResourceError: There is no room.
+        """
+        if format not in {None, "qcow2", "raw"}:
+            raise UsageError(f"{format!r} is no format for it", hint="it is qcow2 or raw")
+        if overwrite:
+            volume = self._handle(name)
+            self._refuse_used(volume.facts(), "written over")
+        else:
+            volume, _ = self._new(name)
+        write = streaming.overwrite if overwrite else streaming.upload
+        with Reporter(volume.name, progress).phase("upload") as phase:
+            write(volume, Path(path), declared=format, phase=phase)
+        # libvirt looks at a file's header when it looks through the pool.
+        volumes.names_in(self._connection, volume.pool)
+        return volume.facts()
+
+    def download(
+        self,
+        name: str,
+        path: str | os.PathLike[str],
+        *,
+        replace: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> int:
+        """Write a volume into a file on the client, which appears when it is whole.
+
+        The file has what the volume's file has, image format and all; what is underneath the volume
+        is not in it. Holes stay holes.
+
+        Args:
+            name: The volume; no running machine writes to it.
+            path: The file to make.
+            replace: Whether a file that is there is replaced.
+            progress: Told of the one phase, ``download``.
+
+        Returns:
+            The file's size in bytes.
+
+        Raises:
+            NotFoundError: There is no such volume.
+            ConflictError: There is such a file, or a running machine writes to the volume.
+            ResourceError: The file can't be written.
+        """
+        volume = self._handle(name)
+        self._refuse_written(volume.facts(), "read")
+        with Reporter(volume.name, progress).phase("download") as phase:
+            return streaming.download(volume, Path(path), replace=replace, phase=phase)
+
+    def wipe(self, name: str, *, progress: ProgressCallback | None = None) -> None:
+        """Write zeros over all of a volume, so that what it held can't be read again.
+
+        Args:
+            name: Which.
+            progress: Told of the one phase, ``wipe``.
+
+        Raises:
+            NotFoundError: There is no such volume.
+            ConflictError: Something uses it.
+        """
+        volume = self._handle(name)
+        self._refuse_used(volume.facts(), "wiped")
+        with Reporter(volume.name, progress).phase("wipe"):
+            volume.wipe()
+
+    def delete(self, name: str) -> None:
+        """Delete a volume.
+
+        Raises:
+            NotFoundError: There is no such volume.
+            ConflictError: Something uses it.
+        """
+        volume = self._handle(name)
+        self._refuse_used(volume.facts(), "deleted")
+        volume.delete()
+
+    def _refuse_used(self, facts: VolumeFacts, done: str) -> None:
+        # What was made behind libvirt's back may lie on it.
+        volumes.names_in(self._connection, facts.pool)
+        users = self._users(read_usage(self._connection), facts)
+        if users:
+            raise ConflictError(
+                f"the volume '{facts.name}' in the pool '{facts.pool}' is used by "
+                f"{', '.join(users)}, and is not {done}",
+                hint="delete what uses it first, or detach the volume from it",
+            )
+
+    def _refuse_written(self, facts: VolumeFacts, done: str) -> None:
+        usage = read_usage(self._connection)
+        key = source_of(self._connection, facts).key
+        for use in usage.running(facts.pool, facts.name, key):
+            if use.writes:
+                raise ConflictError(
+                    f"the machine '{use.machine}' runs and writes to the volume '{facts.name}', "
+                    f"which can't be {done} meanwhile",
+                    hint=f"stop it first: `vmctl stop {use.machine}`",
+                )
+
+
+def _size(size: int | str) -> Size:
+    try:
+        return Size(size)
+    except ValueError as error:
+        raise UsageError(str(error), hint="write it like 10GiB") from error
