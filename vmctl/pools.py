@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid as uuid_module
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 from vmctl.errors import (
@@ -13,18 +14,19 @@ from vmctl.errors import (
     UnsupportedError,
     UsageError,
     VmctlError,
+    WrongStateError,
 )
 from vmctl.hypervisor import pools as backend
-from vmctl.hypervisor.attachment import source_of
+from vmctl.hypervisor.attachment import key_of
 from vmctl.hypervisor.connection import Connection, outlasting
 from vmctl.hypervisor.storage import open_pool
 from vmctl.hypervisor.usage import read_usage
-from vmctl.hypervisor.volumes import StoredVolume, list_volumes, names_in
+from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts, list_volumes, names_in
 from vmctl.progress import being_undone
 from vmctl.render.pool import render_pool
 from vmctl.spec.pool import PoolSpec, PoolType
 
-__all__ = ["PoolInfo", "Pools"]
+__all__ = ["PoolInfo", "Pools", "uuid_of"]
 
 PoolInfo: TypeAlias = backend.PoolFacts
 
@@ -34,6 +36,11 @@ _CAN_BE_INITIALIZED = {PoolType.FS, PoolType.LOGICAL, PoolType.DISK, PoolType.ZF
 # Their volumes are a server's: libvirt shows them, and neither makes nor deletes any.
 _OF_A_SERVER = frozenset({"iscsi", "iscsi-direct", "scsi", "mpath"})
 _SHOWN = 5
+
+
+def uuid_of(spec: PoolSpec) -> str:
+    """Return the UUID that a pool made from a spec has."""
+    return str(uuid_module.uuid5(_SPACE, render_pool(spec)))
 
 
 class Pools:
@@ -65,7 +72,7 @@ class Pools:
                 hint="leave it out; a folder that is missing is made anyway",
             )
         self._refuse_unsupported(spec.type)
-        uuid = str(uuid_module.uuid5(_SPACE, render_pool(spec)))
+        uuid = uuid_of(spec)
         new_folder = False
         if not self._is_half_made(spec, uuid):
             new_folder = backend.bring_up(self._connection, spec, uuid=uuid, initialize=initialize)
@@ -152,6 +159,7 @@ class Pools:
                 hint="leave with_volumes out: the pool goes, and they stay",
             )
         self._refuse_used(pool)
+        pool = self.info(name)
         left_alone = keep_volumes or pool.type in _OF_A_SERVER or pool.state == "inactive"
         if with_volumes and pool.state == "inactive":
             open_pool(self._connection, name)
@@ -172,10 +180,13 @@ class Pools:
     def _refuse_used(self, pool: PoolInfo) -> None:
         usage = read_usage(self._connection)
         users = list(usage.users_of_pool(pool.name, pool.target))
-        if pool.state != "inactive":
-            for volume in list_volumes(self._connection, pool.name):
-                found = usage.users(pool.name, volume.name, source_of(self._connection, volume).key)
-                users += [user for user in found if user.startswith("the machine ")]
+        volumes: list[VolumeFacts] = []
+        # One that has lost its device is stopped by libvirt when it is looked through.
+        with suppress(WrongStateError):
+            volumes = list_volumes(self._connection, pool.name)
+        for volume in volumes:
+            found = usage.users(pool.name, volume.name, key_of(self._connection, volume))
+            users += [user for user in found if user.startswith("the machine ")]
         if users:
             raise ConflictError(
                 f"the pool '{pool.name}' is used by {', '.join(dict.fromkeys(users))}",

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from vmctl import streaming
 from vmctl.errors import ConflictError, ResourceError, UnsupportedError, UsageError
 from vmctl.hypervisor import pools, volumes
-from vmctl.hypervisor.attachment import source_of
+from vmctl.hypervisor.attachment import key_of
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.storage import open_pool
@@ -98,7 +98,7 @@ class Volumes:
         return VolumeInfo(**vars(facts), used_by=self._users(read_usage(self._connection), facts))
 
     def _users(self, usage: Usage, facts: VolumeFacts) -> tuple[str, ...]:
-        return usage.users(facts.pool, facts.name, source_of(self._connection, facts).key)
+        return usage.users(facts.pool, facts.name, key_of(self._connection, facts))
 
     def create(
         self,
@@ -202,7 +202,7 @@ class Volumes:
                 f"{capacity} bytes are not a whole number of sectors", hint="use multiples of 512B"
             )
         usage = read_usage(self._connection)
-        key = source_of(self._connection, facts).key
+        key = key_of(self._connection, facts)
         users = self._users(usage, facts)
         running = usage.running(facts.pool, facts.name, key)
         lying_on_it = [user for user in users if user.startswith("the volume ")]
@@ -336,7 +336,7 @@ class Volumes:
 
     def _refuse_written(self, facts: VolumeFacts, done: str) -> None:
         usage = read_usage(self._connection)
-        key = source_of(self._connection, facts).key
+        key = key_of(self._connection, facts)
         for use in usage.running(facts.pool, facts.name, key):
             if use.writes:
                 raise ConflictError(

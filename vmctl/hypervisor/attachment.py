@@ -11,7 +11,7 @@ from vmctl.hypervisor.errors import calling
 from vmctl.hypervisor.volumes import VolumeFacts
 from vmctl.render.sources import DiskSource, ServerAddress
 
-__all__ = ["source_of"]
+__all__ = ["key_of", "source_of"]
 
 _PROTOCOLS = {"iscsi-direct": "iscsi", "rbd": "rbd"}
 
@@ -37,6 +37,16 @@ def source_of(connection: Connection, volume: VolumeFacts) -> DiskSource:
             hint="disks lie on files, on devices, on iSCSI and on RBD",
         )
     return _from_server(protocol, source, volume.name)
+
+
+def key_of(connection: Connection, volume: VolumeFacts) -> str:
+    """Return what tells a volume from others in what machines say of their disks."""
+    if volume.type != "network":
+        return volume.path
+    try:
+        return source_of(connection, volume).key
+    except UnsupportedError:
+        return volume.path
 
 
 def _from_server(protocol: str, source: etree._Element, volume: str) -> DiskSource:

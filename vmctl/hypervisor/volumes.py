@@ -13,7 +13,7 @@ from lxml import etree
 from vmctl.errors import ConflictError, NotFoundError, ResourceError, VmctlError
 from vmctl.hypervisor import pools, streams
 from vmctl.hypervisor.connection import Connection
-from vmctl.hypervisor.errors import calling, is_code
+from vmctl.hypervisor.errors import calling, is_code, translate
 
 __all__ = ["StoredVolume", "VolumeFacts", "list_volumes", "names_in"]
 
@@ -128,7 +128,7 @@ class StoredVolume:
         with suppress(libvirt.libvirtError):
             pool.refresh(0)
             available = pool.info()[3]
-            if available < _NO_ROOM:
+            if available < _NO_ROOM or isinstance(translate(error, "write"), ResourceError):
                 return ResourceError(
                     f"the pool '{self.pool}' has no room for the volume '{self.name}'",
                     details=f"{available} bytes are free; {error.get_error_message()}",
