@@ -40,11 +40,13 @@ if TYPE_CHECKING:
     from vmctl.host import Host, connect
     from vmctl.hosts import HostSummary, list_hosts, start_host, stop_host
     from vmctl.info import MachineInfo, MachineSummary
+    from vmctl.pools import PoolInfo
     from vmctl.preview import Preview, preview_documents
     from vmctl.progress import Progress
     from vmctl.snapshots import Snapshot
-    from vmctl.spec import VMSpec
+    from vmctl.spec import PoolSpec, VMSpec
     from vmctl.vm import VM
+    from vmctl.volumes import VolumeInfo, VolumeSummary
 
 _ERRORS = "vmctl.errors"
 _HOMES = {
@@ -66,6 +68,8 @@ _HOMES = {
     "MachineSummary": "vmctl.info",
     "NotFoundError": _ERRORS,
     "PermissionDeniedError": _ERRORS,
+    "PoolInfo": "vmctl.pools",
+    "PoolSpec": "vmctl.spec",
     "Preview": "vmctl.preview",
     "Progress": "vmctl.progress",
     "ProvisioningError": _ERRORS,
@@ -78,6 +82,8 @@ _HOMES = {
     "VM": "vmctl.vm",
     "VMSpec": "vmctl.spec",
     "VmctlError": _ERRORS,
+    "VolumeInfo": "vmctl.volumes",
+    "VolumeSummary": "vmctl.volumes",
     "WaitTimeoutError": _ERRORS,
     "WrongStateError": _ERRORS,
     "connect": "vmctl.host",
@@ -108,6 +114,8 @@ __all__ = [
     "MachineSummary",
     "NotFoundError",
     "PermissionDeniedError",
+    "PoolInfo",
+    "PoolSpec",
     "Preview",
     "Progress",
     "ProvisioningError",
@@ -119,6 +127,8 @@ __all__ = [
     "UsageError",
     "VMSpec",
     "VmctlError",
+    "VolumeInfo",
+    "VolumeSummary",
     "WaitTimeoutError",
     "WrongStateError",
     "__version__",

@@ -36,6 +36,7 @@ PAGES = {
     "docs/how-to/snapshots.md": HOST + WEB,
     "docs/how-to/private-host.md": "",
     "docs/how-to/static-address.md": HOST,
+    "docs/how-to/pools-and-volumes.md": HOST,
     "docs/how-to/failed-launch.md": HOST,
     "docs/explanation/private-hosts.md": "",
     "docs/reference/python.md": HOST,

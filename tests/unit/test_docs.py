@@ -76,8 +76,9 @@ def test_block_has_commands(block: Block) -> None:
 
 @pytest.mark.parametrize("block", YAML, ids=str)
 def test_spec_is_valid(block: Block) -> None:
-    spec = vmctl.VMSpec.from_yaml(block.text, source=str(block))
-    assert vmctl.VMSpec.from_yaml(spec.to_yaml()) == spec
+    kind = vmctl.PoolSpec if "type" in yaml.safe_load(block.text) else vmctl.VMSpec
+    spec = kind.from_yaml(block.text, source=str(block))
+    assert kind.from_yaml(spec.to_yaml()) == spec
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.yaml")), ids=lambda p: p.name)

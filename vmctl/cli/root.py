@@ -39,6 +39,10 @@ _SECTIONS = {
         "exec": f"{_PACKAGE}.guest:execute",
         "logs": f"{_PACKAGE}.guest:logs",
     },
+    "Storage": {
+        "pool": f"{_PACKAGE}.pool:pool",
+        "volume": f"{_PACKAGE}.volume:volume",
+    },
     "Specs": {
         "validate": f"{_PACKAGE}.spec:validate",
         "render": f"{_PACKAGE}.spec:render",

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vmctl.spec import VMSpec
+    from vmctl.spec import PoolSpec, VMSpec
 
 from vmctl.cli.streams import given_stdin
 
-__all__ = ["read_spec", "source_of"]
+__all__ = ["read_pool_spec", "read_spec", "source_of"]
 
 
 def source_of(file: str) -> str:
@@ -35,20 +35,35 @@ def read_spec(
     Raises:
         SpecError: It can't be read, or is not valid.
     """
-    from vmctl.errors import SpecError  # noqa: PLC0415 - as below
     from vmctl.spec import VMSpec  # noqa: PLC0415 - it takes a while to import
-    from vmctl.spec.loading import parse_mapping, read_file, validate  # noqa: PLC0415
+    from vmctl.spec.loading import parse_mapping, validate  # noqa: PLC0415
 
-    if file == "-":
-        try:
-            stdin = given_stdin()
-            text = "" if stdin is None else stdin.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise SpecError(
-                f"stdin is not text in UTF-8 (byte {error.start})", hint="a spec is YAML"
-            ) from None
-    else:
-        text = read_file(Path(file))
     source = source_of(file)
-    data = parse_mapping(text, source=source)
+    data = parse_mapping(_text_of(file), source=source)
     return validate(VMSpec, {**(defaults or {}), **data, **(changes or {})}, source=source)
+
+
+def read_pool_spec(file: str) -> PoolSpec:
+    """Read a pool's spec; ``-`` is stdin.
+
+    Raises:
+        SpecError: It can't be read, or is not valid.
+    """
+    from vmctl.spec import PoolSpec  # noqa: PLC0415 - it takes a while to import
+
+    return PoolSpec.from_yaml(_text_of(file), source=source_of(file))
+
+
+def _text_of(file: str) -> str:
+    from vmctl.errors import SpecError  # noqa: PLC0415 - as above
+    from vmctl.spec.loading import read_file  # noqa: PLC0415
+
+    if file != "-":
+        return read_file(Path(file))
+    try:
+        stdin = given_stdin()
+        return "" if stdin is None else stdin.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpecError(
+            f"stdin is not text in UTF-8 (byte {error.start})", hint="a spec is YAML"
+        ) from None

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from vmctl.spec import VMSpec
+from vmctl.spec import PoolSpec, PoolType, VMSpec
 from vmctl.spec.problems import model_in
 
+POOL = Path(__file__).resolve().parents[3] / "docs" / "reference" / "pool.md"
 REFERENCE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "spec.md"
 
 
@@ -28,3 +29,8 @@ def test_the_reference_has_every_field_and_no_other() -> None:
     rows = re.findall(r"^\| `([^`]+)` \|", REFERENCE.read_text(), flags=re.MULTILINE)
     assert set(rows) == fields_of(VMSpec)
     assert len(rows) == len(set(rows))
+
+
+def test_the_reference_of_pools_has_every_field_and_every_type() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \|", POOL.read_text(), flags=re.MULTILINE)
+    assert sorted(rows) == sorted(fields_of(PoolSpec) | set(PoolType))
