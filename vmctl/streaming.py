@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vmctl import images
 from vmctl.errors import (
     ConflictError,
     ImageError,
@@ -25,7 +24,8 @@ from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.streams import data_size
 from vmctl.hypervisor.volumes import StoredVolume
-from vmctl.progress import Phase, being_undone
+from vmctl.imaging.inspection import inspect
+from vmctl.progress import Phase, Reporter, being_undone
 from vmctl.render.volume import render_block_volume, render_volume
 
 __all__ = ["FILE_POOLS", "download", "made_or_undone", "overwrite", "upload"]
@@ -37,7 +37,6 @@ FILE_POOLS = frozenset({"dir", "fs", "netfs"})
 _HEADER = 65536
 # Longer than any upload takes.
 _CLAIM_SECONDS = 86400.0
-_QCOW2 = b"QFI\xfb"
 _HINT_FILE = "give the path of a file that this user may read"
 
 
@@ -95,18 +94,27 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(file)
 
 
-def _inspect(path: Path, declared: str | None) -> None:
+def _inspect(path: Path, declared: str | None, phase: Phase) -> None:
     """Refuse a file that is not what it is said to be, before anything on the host opens it."""
-    with path.open("rb") as handle:
-        is_qcow2 = handle.read(4) == _QCOW2
-    if declared == "raw" and is_qcow2:
+    found = inspect(path, format=declared, phase=phase)
+    if found.format not in {"qcow2", "raw"}:
         raise ImageError(
-            f"{str(path)!r} is declared as raw, and its header is qcow2's",
-            hint="declare it as qcow2, if that is what it is",
+            f"{str(path)!r} is {found.format}, and volumes are qcow2 or raw",
+            hint="import it as an image, which converts it",
         )
-    if declared != "raw":
-        # Its header may name files on the host.
-        images.inspect(path)
+
+
+def _stamp(file: int) -> tuple[int, int, int]:
+    status = os.fstat(file)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _refuse_changed(path: Path, file: int, before: tuple[int, int, int]) -> None:
+    if _stamp(file) != before:
+        raise ImageError(
+            f"the file {str(path)!r} changed while it was being read",
+            hint="upload a file that nothing writes to",
+        )
 
 
 def _refuse_without_room(volume: StoredVolume, needed: int) -> None:
@@ -119,7 +127,7 @@ def _refuse_without_room(volume: StoredVolume, needed: int) -> None:
         )
 
 
-def upload(volume: StoredVolume, path: Path, *, declared: str | None, phase: Phase) -> None:
+def upload(volume: StoredVolume, path: Path, *, declared: str | None, reporter: Reporter) -> None:
     """Make a volume that holds what a client's file holds; holes stay holes.
 
     It is recorded before it is made, and its first bytes are written last.
@@ -127,8 +135,8 @@ def upload(volume: StoredVolume, path: Path, *, declared: str | None, phase: Pha
     Args:
         volume: What to make.
         path: The file.
-        declared: What the file is said to be, ``qcow2`` or ``raw``; None for qcow2 or nothing.
-        phase: Told how far it is.
+        declared: What it is said to be, ``qcow2`` or ``raw``; None for what it is found to be.
+        reporter: Told of the phases ``image`` and ``upload``.
 
     Raises:
         ConflictError: There is a volume of that name, or somebody is uploading it.
@@ -136,7 +144,9 @@ def upload(volume: StoredVolume, path: Path, *, declared: str | None, phase: Pha
         ResourceError: The pool has no room.
     """
     with _opened(path) as file:
-        _inspect(path, declared)
+        before = _stamp(file)
+        with reporter.phase("image") as phase:
+            _inspect(path, declared, phase)
         if volume.exists():
             raise volume.name_is_taken()
         size = os.fstat(file).st_size
@@ -146,7 +156,8 @@ def upload(volume: StoredVolume, path: Path, *, declared: str | None, phase: Pha
             with made_or_undone(volume) as is_ours:
                 volume.create(render_block_volume(volume.name, capacity=max(size, 1)))
                 is_ours()
-                _fill(volume, file, size, sparse=False, phase=phase)
+                _fill(volume, file, size, sparse=False, reporter=reporter)
+                _refuse_changed(path, file, before)
             return
         with claimed(_CLAIM_SECONDS) as claim:
             uploads.mark(volume, claim)
@@ -154,7 +165,8 @@ def upload(volume: StoredVolume, path: Path, *, declared: str | None, phase: Pha
                 with made_or_undone(volume) as is_ours:
                     volume.create(render_volume(volume.name, capacity=size, format="raw"))
                     is_ours()
-                    _fill(volume, file, size, sparse=True, phase=phase)
+                    _fill(volume, file, size, sparse=True, reporter=reporter)
+                    _refuse_changed(path, file, before)
             except RollbackError:
                 # The volume is there still, and this record is what leads to it.
                 raise
@@ -165,7 +177,9 @@ def upload(volume: StoredVolume, path: Path, *, declared: str | None, phase: Pha
             outlasting(lambda: uploads.unmark(volume))
 
 
-def overwrite(volume: StoredVolume, path: Path, *, declared: str | None, phase: Phase) -> None:
+def overwrite(
+    volume: StoredVolume, path: Path, *, declared: str | None, reporter: Reporter
+) -> None:
     """Write a client's file over a volume that is a device and not a file.
 
     Its first bytes are blanked before anything else and written last. So when this fails half-way,
@@ -182,7 +196,9 @@ def overwrite(volume: StoredVolume, path: Path, *, declared: str | None, phase: 
             hint="delete it, and upload it again",
         )
     with _opened(path) as file:
-        _inspect(path, declared)
+        before = _stamp(file)
+        with reporter.phase("image") as phase:
+            _inspect(path, declared, phase)
         size = os.fstat(file).st_size
         if size > facts.capacity:
             raise UsageError(
@@ -197,22 +213,24 @@ def overwrite(volume: StoredVolume, path: Path, *, declared: str | None, phase: 
             )
         finally:
             os.close(blank)
-        _fill(volume, file, size, sparse=False, phase=phase)
+        _fill(volume, file, size, sparse=False, reporter=reporter)
+        _refuse_changed(path, file, before)
 
 
-def _fill(volume: StoredVolume, file: int, size: int, *, sparse: bool, phase: Phase) -> None:
+def _fill(volume: StoredVolume, file: int, size: int, *, sparse: bool, reporter: Reporter) -> None:
     done = 0
-
-    def sent(count: int) -> None:
-        nonlocal done
-        done += count
-        phase.update("uploading", done / max(size, 1))
-
     header = min(_HEADER, size)
-    if size > header:
-        volume.upload(file, start=header, length=size - header, sparse=sparse, sent=sent)
-    if header:
-        volume.upload(file, start=0, length=header, sparse=False, sent=sent)
+    with reporter.phase("upload") as phase:
+
+        def sent(count: int) -> None:
+            nonlocal done
+            done += count
+            phase.update("uploading", done / max(size, 1))
+
+        if size > header:
+            volume.upload(file, start=header, length=size - header, sparse=sparse, sent=sent)
+        if header:
+            volume.upload(file, start=0, length=header, sparse=False, sent=sent)
 
 
 def download(volume: StoredVolume, path: Path, *, replace: bool, phase: Phase) -> int:

@@ -240,10 +240,10 @@ class Volumes:
             path: The file, which is looked at first: an image that names other files is refused.
             name: The new volume.
             format: What the file is: ``raw`` for anything that is no image, such as an ISO; None
-                for qcow2.
+                for what it is found to be.
             overwrite: Write over an existing volume that is a device (a LUN, a logical volume) and
                 that nothing uses, instead of making one.
-            progress: Told of the one phase, ``upload``.
+            progress: Told of the phases ``image``, the look at the file, and ``upload``.
 
         Raises:
             ConflictError: There is a volume of that name, or something uses the one to overwrite.
@@ -258,8 +258,7 @@ class Volumes:
         else:
             volume, _ = self._new(name)
         write = streaming.overwrite if overwrite else streaming.upload
-        with Reporter(volume.name, progress).phase("upload") as phase:
-            write(volume, Path(path), declared=format, phase=phase)
+        write(volume, Path(path), declared=format, reporter=Reporter(volume.name, progress))
         # libvirt looks at a file's header when it looks through the pool.
         volumes.names_in(self._connection, volume.pool)
         return volume.facts()

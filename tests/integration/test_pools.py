@@ -243,7 +243,7 @@ def _fill_up(host: vmctl.Host, name: str, folder: Path) -> None:
 
     def fill(report: vmctl.Progress) -> None:
         """Take the room away when a quarter of the upload has gone."""
-        if (report.fraction or 0) > 0.25 and not ballast[0]:
+        if report.phase == "upload" and (report.fraction or 0) > 0.25 and not ballast[0]:
             ballast[0] = True
             host.volumes.create(f"{name}/ballast", room // 2, format="raw", preallocate=True)
 

@@ -96,10 +96,11 @@ def test_holes_travel_both_ways(host: vmctl.Host, name: str, tmp_path: Path) -> 
     made = host.volumes.upload(path, name, format="raw", progress=seen.append)
     assert made.capacity == 64 * MIB
     assert made.allocation < 6 * MIB
+    seen = [report for report in seen if report.phase == "upload"]
     fractions = [report.fraction for report in seen if report.fraction is not None]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
-    assert (seen[0].phase, seen[0].state, seen[-1].state) == ("upload", "begin", "end")
+    assert (seen[0].state, seen[-1].state) == ("begin", "end")
 
     back = tmp_path / "back"
     assert host.volumes.download(name, back) == 64 * MIB
@@ -224,7 +225,7 @@ _UPLOADING = """
 import sys, vmctl
 host, path, name = sys.argv[1:]
 def show(report):
-    if (report.fraction or 0) > 0.2:
+    if report.phase == "upload" and (report.fraction or 0) > 0.2:
         print("half", flush=True)
         sys.stdin.readline()
 with vmctl.connect(host) as connection:

@@ -137,7 +137,12 @@ def grow(app: App, name: str, size: str) -> None:
 @command("upload")
 @click.argument("file", type=click.Path(), metavar="FILE")
 @_volume
-@click.option("--as", "kind", type=_FORMATS, help="What FILE is: raw for what is no image (qcow2).")
+@click.option(
+    "--as",
+    "kind",
+    type=_FORMATS,
+    help="What FILE is; raw must be said where it has no partition table.",
+)
 @click.option("--overwrite", is_flag=True, help="Write over a volume that is a device.")
 @pass_app
 def upload(app: App, file: str, name: str, kind: str | None, overwrite: bool) -> None:
