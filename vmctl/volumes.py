@@ -15,11 +15,14 @@ from vmctl.hypervisor import pools, volumes
 from vmctl.hypervisor.attachment import key_of
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.names import list_domains
 from vmctl.hypervisor.storage import open_pool
 from vmctl.hypervisor.usage import DiskUse, Usage, read_usage
 from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts
 from vmctl.progress import ProgressCallback, Reporter
+from vmctl.render.domain import disk_targets
 from vmctl.render.volume import render_block_volume, render_volume
+from vmctl.spec import VMSpec
 from vmctl.spec.sizes import Size
 
 __all__ = ["VolumeInfo", "VolumeSummary", "Volumes"]
@@ -211,11 +214,38 @@ class Volumes:
                 f"the volume '{facts.name}' is shared by {', '.join(users)}",
                 hint="grow the disk that lies on it; what is shared stays as it is",
             )
+        owner = self._owner(facts)
         if running:
             self._grow_running(running[0], capacity)
         else:
             volume.resize(capacity)
+        if owner is not None:
+            _note_size(*owner, capacity)
         return volume.facts()
+
+    def _owner(self, facts: VolumeFacts) -> tuple[Domain, int] | None:
+        """Return the machine of vmctl's that a volume goes with, and which of its disks it is.
+
+        Raises:
+            ConflictError: Somebody is at work on that machine.
+        """
+        for listed in list_domains(self._connection):
+            record = listed.record
+            own = () if record is None else record.volumes
+            if record is None or (facts.pool, facts.name) not in {(v.pool, v.name) for v in own}:
+                continue
+            if record.claim is not None and not record.claim.is_abandoned():
+                raise ConflictError(
+                    f"somebody is at work on '{listed.domain.name}': it is {record.phase.value}",
+                    hint="wait until that has ended",
+                )
+            # As the plan of a launch names it: MACHINE.UUID.TARGET.FORMAT.
+            target = facts.name.removeprefix(f"{listed.domain.name}.{record.uuid}.").partition(".")[
+                0
+            ]
+            targets = disk_targets(VMSpec.from_record(record.spec))
+            return (listed.domain, targets.index(target)) if target in targets else None
+        return None
 
     def _grow_running(self, use: DiskUse, capacity: int) -> None:
         if not use.writes:
@@ -343,6 +373,17 @@ class Volumes:
                     f"which can't be {done} meanwhile",
                     hint=f"stop it first: `vmctl stop {use.machine}`",
                 )
+
+
+def _note_size(domain: Domain, number: int, capacity: int) -> None:
+    """Record what a machine's disk has become, so that its spec says what there is."""
+    record = domain.record()
+    if record is None:
+        return
+    disks = [dict(disk) for disk in record.spec.get("disks", ())]
+    if number < len(disks):
+        disks[number]["size"] = str(Size(capacity))
+        domain.update_record(spec={**record.spec, "disks": disks})
 
 
 def _size(size: int | str) -> Size:

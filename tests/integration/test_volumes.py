@@ -20,6 +20,7 @@ from vmctl.errors import (
     NotFoundError,
     UsageError,
 )
+from vmctl.spec import Size
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
 
@@ -208,6 +209,10 @@ def test_a_running_guest_sees_its_disk_grow(
     larger = host.volumes.info(own).capacity + 64 * MIB
     assert host.volumes.grow(own, larger).capacity == larger
     assert vm.run("cat /sys/block/vda/size", check=True).stdout.strip() == str(larger // 512)
+    record = vm._domain.record()
+    assert record is not None
+    # What vmctl knows of the machine grew with it.
+    assert Size(record.spec["disks"][0]["size"]) == larger
     vm.stop()
     assert host.volumes.grow(name, "32MiB").capacity == 32 * MIB
     host.volumes.download(name, tmp_path / "disk")
