@@ -1,1 +1,1 @@
-"""Builds bootable guest images from Debian packages. `scripts/guest-image` is its command line."""
+"""The guest images that the tests and the quickstart boot. `scripts/guest-image` is its command."""

@@ -102,8 +102,10 @@ def test_wheel_has_every_module_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "vmctl").rglob("*.py")}
+    recipes = names_in("vmctl/imaging/build/recipes")
     data = {name for name in names if name.startswith("vmctl/_data/")}
-    assert names - data == modules | {"vmctl/py.typed"}
+    assert names - data == modules | recipes | {"vmctl/py.typed"}
+    assert "vmctl/imaging/build/recipes/debian/packages.txt" in recipes
 
 
 def test_wheel_asks_for_what_the_project_needs(wheel: Path) -> None:

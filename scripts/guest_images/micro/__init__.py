@@ -8,13 +8,19 @@ It has the kernel and the programs of Debian 12, but no package manager, no syst
 import os
 from pathlib import Path
 
-from guest_images.commands import progress, run
-from guest_images.debian import bootstrap
-from guest_images.disk import MIB, SIGNED_PACKAGES, Disk, write_disk
 from guest_images.micro import kernel
-from guest_images.trees import lines_of, overlay, pick
+from vmctl.imaging.build.bootstrap import bootstrap
+from vmctl.imaging.build.cache import Blueprint
+from vmctl.imaging.build.disk import EXT4_FEATURES, MIB, SIGNED_PACKAGES, Disk, write_disk
+from vmctl.imaging.build.sources import from_host
+from vmctl.imaging.build.tools import run
+from vmctl.imaging.build.trees import digest_of, lines_of, overlay, pick
+from vmctl.progress import Phase
 
 RECIPE = Path(__file__).parent
+SUITE = "bookworm"
+# Beside what every build needs, and the Debian package that brings it.
+TOOLS = {"depmod": "kmod"}
 
 PACKAGES = (
     "base-files",
@@ -61,28 +67,27 @@ MERGED = ("bin", "lib", "lib64", "sbin")
 MODES = {"etc/shadow": 0o640, "etc/sudoers": 0o440, "usr/bin/sudo": 0o4755}
 
 
-def build(work: Path, image: Path) -> None:
+def blueprint() -> Blueprint:
+    """Return what the image is made from: the files of this folder."""
+    return Blueprint(name="micro", content=digest_of([RECIPE]))
+
+
+def build(work: Path, image: Path, phase: Phase) -> None:
     """Build the image with `work` as scratch space."""
     debian, root = work / "debian", work / "root"
-    progress("micro: unpacking Debian packages")
-    bootstrap(debian, "extract", PACKAGES)
-    progress("micro: composing the root file system")
+    phase.update("unpacking Debian packages")
+    bootstrap(debian, SUITE, variant="extract", packages=PACKAGES, sources=from_host(SUITE))
+    phase.update("composing the root file system")
     _make_root(debian, root)
-    progress("micro: building kernel modules")
+    phase.update("building kernel modules")
     kernel.install_kernel(debian, root)
-    progress("micro: writing the disk")
-    write_disk(
-        Disk(
-            root=root,
-            signed=debian,
-            label="micro-root",
-            size=512 * MIB,
-            # Each would load further modules at boot, or slow the writing down.
-            ext4_features=("^metadata_csum", "^64bit", "^orphan_file"),
-        ),
-        work,
-        image,
+    phase.update("writing the disk")
+    # Each would load further modules at boot, or slow the writing down.
+    features = [name for name in EXT4_FEATURES if name not in {"metadata_csum", "64bit"}]
+    disk = Disk(
+        root=root, signed=debian, label="micro-root", size=512 * MIB, ext4_features=features
     )
+    write_disk(disk, work, image)
 
 
 def _make_root(debian: Path, root: Path) -> None:

@@ -10,10 +10,10 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from guest_images.commands import run
-from guest_images.cpio import write_initramfs
-from guest_images.errors import BuildError
-from guest_images.trees import lines_of, overlay, pick
+from guest_images.micro.cpio import write_initramfs
+from vmctl.errors import ImageError
+from vmctl.imaging.build.tools import run
+from vmctl.imaging.build.trees import lines_of, overlay, pick
 
 RECIPE = Path(__file__).parent
 
@@ -97,9 +97,9 @@ def _install_modules(debian: Path, target: Path, kernel: str, names: Sequence[st
         file, _, needed = line.partition(":")
         files[_module_name(file)] = [file, *needed.split()]
     if unknown := [name for name in names if _module_name(name) not in files]:
-        raise BuildError(
+        raise ImageError(
             f"this kernel has no module {', '.join(unknown)}",
-            f"correct {RECIPE / 'modules.txt'} or {RECIPE / 'Kbuild'}",
+            hint=f"correct {RECIPE / 'modules.txt'} or {RECIPE / 'Kbuild'}",
         )
     wanted = {file for name in names for file in files[_module_name(name)]}
     lists = ("modules.builtin", "modules.builtin.modinfo", "modules.order")

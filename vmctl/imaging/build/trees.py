@@ -1,13 +1,18 @@
 """Compose a guest's file tree from folders."""
 
+from __future__ import annotations
+
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+__all__ = ["digest_of", "lines_of", "overlay", "pick"]
 
 
 def lines_of(path: Path) -> list[str]:
-    """A list file's entries, without comments and empty lines."""
+    """Return a list file's entries, without comments and empty lines."""
     lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
     return [line for line in lines if line]
 
@@ -40,6 +45,21 @@ def pick(names: list[str], source: Path, target: Path) -> None:
             shutil.copytree(path, made, symlinks=True, dirs_exist_ok=True)
         elif not os.path.lexists(made):
             shutil.copy2(path, made, follow_symlinks=False)
+
+
+def digest_of(folders: Iterable[Path]) -> str:
+    """Return the SHA-256 of what `overlay` would copy from `folders`: names, links and content."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in _walk(folder):
+            if path.is_dir() and not path.is_symlink():
+                continue
+            link = path.is_symlink()
+            content = os.fsencode(path.readlink()) if link else path.read_bytes()
+            executable = bool(path.lstat().st_mode & 0o100)
+            head = f"{path.relative_to(folder)}\0{executable}\0{link}\0{len(content)}\0"
+            digest.update(head.encode() + content)
+    return digest.hexdigest()
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -3,13 +3,17 @@
 Nothing is mounted and no loop device is used, so a build that is killed leaves only files.
 """
 
+from __future__ import annotations
+
 import shutil
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest_images.commands import GRUB_FOLDER, run
+from vmctl.imaging.build.tools import GRUB_FOLDER, run
+
+__all__ = ["EXT4_FEATURES", "MIB", "SIGNED_PACKAGES", "Disk", "write_disk"]
 
 SECTOR = 512
 MIB = 1024 * 1024
@@ -37,6 +41,15 @@ configfile "$prefix/grub.cfg"
 """
 
 
+# All of them by name: what a newer mke2fs switches on by itself, an older guest's fsck or GRUB
+# would refuse.
+EXT4_FEATURES = (
+    *("has_journal", "ext_attr", "resize_inode", "dir_index", "filetype", "extent", "64bit"),
+    *("flex_bg", "sparse_super", "large_file", "huge_file", "dir_nlink", "extra_isize"),
+    "metadata_csum",
+)
+
+
 @dataclass(frozen=True)
 class Disk:
     """What decides how a disk looks."""
@@ -49,12 +62,17 @@ class Disk:
     """The root file system's label."""
     size: int
     """The disk's size in bytes."""
-    ext4_features: Sequence[str] = ()
-    """Changes to mke2fs's default features, as in its option -O."""
+    ext4_features: Sequence[str] = EXT4_FEATURES
+    """The features of the root file system, as in mke2fs's option -O."""
 
 
 def write_disk(disk: Disk, work: Path, image: Path) -> None:
-    """Write `disk` to the qcow2 file `image`."""
+    """Write `disk` to the qcow2 file `image`.
+
+    Raises:
+        ImageError: A tool failed, for example because the tree doesn't fit.
+        ResourceError: The file system that `work` lies on is full.
+    """
     raw = work / "disk.raw"
     with raw.open("wb") as file:
         file.truncate(disk.size)
@@ -63,7 +81,7 @@ def write_disk(disk: Disk, work: Path, image: Path) -> None:
     _partition(raw, root_size)
     _install_bios_grub(raw, work)
     _make_esp(raw, disk.signed, work / "esp")
-    features = ["-O", ",".join(disk.ext4_features)] if disk.ext4_features else []
+    features = ["-O", ",".join(("none", *disk.ext4_features))]
     options = f"offset={ROOT_START},root_owner=0:0"
     run(["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", *features, "-L", disk.label, "-m", "1",
          "-d", disk.root, "-E", options, raw, f"{root_size // 1024}k"])  # fmt: skip
