@@ -46,6 +46,7 @@ def bootstrap(
     run(
         [
             "mmdebstrap",
+            "--mode=root",
             f"--variant={variant}",
             "--architectures=amd64",
             "--components=main",
@@ -59,6 +60,8 @@ def bootstrap(
         stdin="".join(f"{line}\n" for line in sources),
         # Whatever is left of it when it is killed lies where the next builder tidies up.
         environment={"TMPDIR": str(folder.parent)},
+        # It mounts the host's /dev into the tree.
+        confined=True,
         hint=f"see whether the mirror can be reached and has {suite} and all of these packages; "
         "another one can be named",
     )

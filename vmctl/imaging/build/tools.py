@@ -24,10 +24,17 @@ PACKAGES = {
     "mkfs.vfat": "dosfstools",
     "mmdebstrap": "mmdebstrap",
     "qemu-img": "qemu-utils",
+    "setpriv": "util-linux",
     "sfdisk": "fdisk",
+    "unshare": "util-linux",
     str(GRUB_FOLDER): "grub-pc-bin",
     str(KEYRING): "debian-archive-keyring",
 }
+# Ends with whoever started it, together with all that it started, and so does what it mounted.
+_CONFINED = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
 _NO_SPACE = "No space left on device"
 _SHOWN_LINES = 20
 _LOOK = "see what it said; when nothing helps, build it anew"
@@ -66,6 +73,7 @@ def run(
     *,
     stdin: str = "",
     environment: Mapping[str, str] | None = None,
+    confined: bool = False,
     hint: str = _LOOK,
 ) -> str:
     """Run `command` and return what it printed.
@@ -74,6 +82,8 @@ def run(
         command: The tool and its arguments.
         stdin: What it reads.
         environment: Variables that it gets beside this process's own.
+        confined: Whether it gets namespaces of its own for mounts and processes, which end with
+            this process, however that ends.
         hint: What to do when it fails.
 
     Raises:
@@ -81,10 +91,11 @@ def run(
         ResourceError: It failed because the file system is full.
     """
     words = [str(word) for word in command]
+    whole = [*_CONFINED, *words] if confined else words
     # The lock's descriptor is the only inheritable one (see cache.py): what this starts holds the
     # lock for as long as it lives, also when the builder itself is killed.
     with subprocess.Popen(
-        [_which(words[0]) or words[0], *words[1:]],
+        [_which(whole[0]) or whole[0], *whole[1:]],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
