@@ -33,6 +33,7 @@ PAGES = {
     "README.md": "",
     "docs/tutorial.md": "",
     "docs/how-to/launch-from-yaml.md": HOST,
+    "docs/how-to/build-images.md": "",
     "docs/how-to/snapshots.md": HOST + WEB,
     "docs/how-to/private-host.md": "",
     "docs/how-to/static-address.md": HOST,
