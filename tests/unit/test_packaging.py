@@ -104,7 +104,7 @@ def test_wheel_has_every_module_and_nothing_else(wheel: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "vmctl").rglob("*.py")}
     recipes = names_in("vmctl/imaging/build/recipes")
     data = {name for name in names if name.startswith("vmctl/_data/")}
-    assert names - data == modules | recipes | {"vmctl/py.typed"}
+    assert names - data == modules | recipes | {"vmctl/py.typed", "vmctl/imaging/catalogue.yaml"}
     assert "vmctl/imaging/build/recipes/debian/packages.txt" in recipes
 
 

@@ -11,7 +11,18 @@ import pytest
 import vmctl
 import vmctl.errors
 
-HEAVY = ("libvirt", "libvirtmod", "paramiko", "pydantic", "lxml", "cryptography", "jinja2", "yaml")
+HEAVY = (
+    "libvirt",
+    "libvirtmod",
+    "paramiko",
+    "pydantic",
+    "lxml",
+    "cryptography",
+    "jinja2",
+    "yaml",
+    "httpx",
+    "zstandard",
+)
 
 
 def loaded_after(code: str) -> set[str]:
