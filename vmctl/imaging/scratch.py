@@ -1,0 +1,101 @@
+"""Room on the client for disks on their way, which nobody else can read and nothing outlives.
+
+It lies in ``$TMPDIR``, or ``/var/tmp``, where large files belong. Each folder is locked by who
+works in it; one that isn't was left by a process that was killed, and goes when the next begins.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vmctl.errors import ResourceError
+
+__all__ = ["refuse_without_room", "scratch_folder"]
+
+_LOCK = "lock"
+_PREFIX = "run-"
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give an empty folder that is gone after the block.
+
+    Raises:
+        ResourceError: There can be none.
+    """
+    root = _root()
+    try:
+        root.mkdir(mode=0o700, exist_ok=True)
+        status = root.lstat()
+    except OSError as error:
+        raise _no_room(root, error.strerror or str(error)) from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise _no_room(root, "it belongs to somebody else, or others can write to it")
+    # One after another, so that a folder that has no lock yet isn't taken for one that was left.
+    with _locked(root):
+        _remove_abandoned(root)
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        inner = folder / "files"
+        inner.mkdir()
+        yield inner
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _root() -> Path:
+    return Path(os.environ.get("TMPDIR") or "/var/tmp") / f"vmctl-{os.getuid()}"  # noqa: S108
+
+
+def _no_room(root: Path, why: str) -> ResourceError:
+    return ResourceError(
+        f"there is no room for disks on their way in {root}",
+        details=why,
+        hint="set TMPDIR to a folder of your own with enough room",
+    )
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_abandoned(root: Path) -> None:
+    for folder in root.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def refuse_without_room(folder: Path, size: int, what: str) -> None:
+    """Say that a file system has no room, before anything is written to it.
+
+    Raises:
+        ResourceError: Less than ``size`` bytes are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise ResourceError(
+            f"there is no room for {what} in {folder}",
+            details=f"it takes {size} bytes, and {free} are free",
+            hint="make room there, or set TMPDIR to a folder with more of it",
+        )
