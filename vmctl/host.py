@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from vmctl import gc, info, launch
 from vmctl.guest.identity import KeyPair, own_key
@@ -23,6 +23,7 @@ from vmctl.progress import ProgressCallback
 from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.spec import VMSpec
+from vmctl.transfer import importing
 from vmctl.vm import VM
 from vmctl.volumes import Volumes
 
@@ -182,6 +183,65 @@ class Host:
     def create(self, spec: VMSpec, *, progress: ProgressCallback | None = None) -> VM:
         """Make a machine without starting it. Raises what `launch` raises."""
         return VM(self, launch.create(spec, self._surroundings(), progress=progress).domain)
+
+    def import_machine(
+        self,
+        source: str | os.PathLike[str] | BinaryIO,
+        *,
+        name: str | None = None,
+        format: str | None = None,  # noqa: A002 - the command's own word
+        spec: VMSpec | None = None,
+        review: Callable[[importing.Incoming], None] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> VM:
+        """Make a machine of a disk, an OVA or a bundle, without starting it.
+
+        A bundle becomes the same machine: its spec, MAC addresses and host key, with a UUID of its
+        own. Of anything else the disks are kept, and the hardware as far as vmctl has it.
+
+        Args:
+            source: The file; for a bundle also an open file, a pipe say.
+            name: The machine's name; None for the one that it had, or the file's.
+            format: What the file is: ``qcow2``, ``raw``, ``vmdk``, ``vdi``, ``vhd``, ``vhdx``,
+                ``ova``, ``ovf`` or ``bundle``; None: what it is found to be. A raw disk without a
+                partition table must be declared.
+            spec: The spec to use, instead of the one that `preview_import` shows.
+            review: Told what will be made before anything is; an error that it raises ends it.
+            progress: Told of every phase.
+
+        Raises:
+            ConflictError: There is a machine of that name.
+            ImageError: The file is damaged, not what it claims to be, or not safe.
+            ResourceError: This machine or the pool has no room.
+            SpecError: There can be no such machine.
+            NotFoundError: There is no such file, or the host lacks a network.
+        """
+        place = Path(source) if isinstance(source, str | os.PathLike) else source
+        made = importing.import_machine(
+            place,
+            name=name,
+            form=format,
+            spec=spec,
+            review=review,
+            around=self._surroundings(),
+            progress=progress,
+        )
+        return VM(self, made)
+
+    def preview_import(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        format: str | None = None,  # noqa: A002 - the command's own word
+    ) -> importing.Incoming:
+        """Say what `import_machine` would make of a file; nothing is made.
+
+        Raises:
+            ImageError: The file is damaged, not what it claims to be, or not safe.
+            NotFoundError: There is no such file.
+        """
+        return importing.preview(Path(source), name=name, form=format, around=self._surroundings())
 
     def get(self, name: str) -> VM:
         """Return the machine of that name or UUID, whoever made it.

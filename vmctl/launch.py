@@ -27,7 +27,7 @@ from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.metadata import Phase, Record, Role
 from vmctl.hypervisor.seeds import eject_seed
 from vmctl.imaging.inspection import Image
-from vmctl.plan import NewVolume, Plan, make_plan
+from vmctl.plan import Imported, NewVolume, Plan, make_plan
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import ProgressCallback, Reporter, being_undone
 from vmctl.removal import is_going, remove_machine
@@ -117,10 +117,23 @@ def launch(
     return transaction.run(bring_up, last_phase=Phase.READY if wait else Phase.PROVISIONING)
 
 
-def create(spec: VMSpec, around: Surroundings, *, progress: ProgressCallback | None) -> Launched:
-    """Make a machine without starting it."""
-    transaction = _Transaction(spec, around, progress, seconds=0.0, keep=False)
-    return transaction.run(None, last_phase=Phase.PROVISIONING)
+def create(
+    spec: VMSpec,
+    around: Surroundings,
+    *,
+    progress: ProgressCallback | None,
+    imported: Imported | None = None,
+) -> Launched:
+    """Make a machine without starting it.
+
+    Args:
+        spec: What is wanted.
+        around: Where.
+        progress: Told of every phase.
+        imported: What it brings that lived elsewhere before; it has nothing left to provision.
+    """
+    transaction = _Transaction(spec, around, progress, seconds=0.0, keep=False, imported=imported)
+    return transaction.run(None, last_phase=Phase.PROVISIONING if imported is None else Phase.READY)
 
 
 def finish(domain: Domain) -> None:
@@ -147,7 +160,9 @@ class _Transaction:
         *,
         seconds: float,
         keep: bool,
+        imported: Imported | None = None,
     ) -> None:
+        self._imported = imported
         self._around = around
         self._reporter = Reporter(spec.name, progress)
         self._seconds = seconds
@@ -173,6 +188,7 @@ class _Transaction:
             key=self._around.key,
             reporter=self._reporter,
             templates=self._around.templates,
+            imported=self._imported,
         )
         with claimed(_MAKING_SECONDS + self._seconds) as claim:
             return self._carry_out(plan, claim, bring_up, last_phase)
@@ -231,7 +247,7 @@ class _Transaction:
                     self._make_clone(plan, domain, volume, volume.base, phase)
                 else:
                     self._create(plan, volume)
-                    _fill(plan, volume)
+                    _fill(plan, volume, phase)
 
     def _start_networks(self, domain: Domain) -> None:
         for name in domain.networks():
@@ -320,12 +336,19 @@ class _Transaction:
                 ) from error
 
 
-def _fill(plan: Plan, volume: NewVolume) -> None:
+def _fill(plan: Plan, volume: NewVolume, phase: ReportedPhase) -> None:
     content = volume.content
     if content is None:
         return
     if isinstance(content, bytes):
         plan.pool.upload(volume.owned.name, io.BytesIO(content), length=len(content))
         return
+    done = 0
+
+    def sent(count: int) -> None:
+        nonlocal done
+        done += count
+        phase.update("uploading", done / volume.capacity)
+
     with content.open("rb") as file:
-        plan.pool.upload(volume.owned.name, file, length=volume.capacity)
+        plan.pool.upload(volume.owned.name, file, length=volume.capacity, sent=sent)

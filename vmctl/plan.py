@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vmctl import bases
 from vmctl.errors import ImageError, NotFoundError, ResourceError, SpecError, SpecProblem
@@ -30,7 +30,24 @@ from vmctl.render.sources import DiskSource
 from vmctl.render.templates import Templates
 from vmctl.spec import VMSpec
 
-__all__ = ["NewVolume", "Plan", "make_plan"]
+__all__ = ["Imported", "NewVolume", "Plan", "make_plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What a machine brings that lived elsewhere before; its spec has no images.
+
+    Attributes:
+        disks: The qcow2 file on the client with each disk's content, None for a blank one.
+        host_key: The guest's public SSH host key; empty where it isn't known.
+        ssh_user: Whom vmctl logs in as; empty likewise.
+        instance_id: cloud-init's instance-id; empty likewise.
+    """
+
+    disks: tuple[Image | None, ...]
+    host_key: str = ""
+    ssh_user: str = ""
+    instance_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +105,9 @@ def make_plan(
     key: KeyPair,
     reporter: Reporter,
     templates: Templates | None = None,
+    imported: Imported | None = None,
 ) -> Plan:
-    """Work out what to make for a spec.
+    """Work out what to make for a spec, and for what an imported machine brings.
 
     Raises:
         SpecError: The spec does not fit its image, or names a file that isn't there.
@@ -107,7 +125,7 @@ def make_plan(
         )
     _check_networks(spec, connection)
     pool = open_pool(connection, pool_name)
-    builder = _Builder(spec, identifier, pool, reporter)
+    builder = _Builder(spec, identifier, pool, reporter, imported)
     disks = tuple(builder.disks())
     cdroms = tuple(
         builder.medium(entry.path, entry.volume, "cdroms", n, "iso")
@@ -120,7 +138,9 @@ def make_plan(
     boot = spec.boot
     kernel = builder.upload(boot.kernel, "boot.kernel", "kernel", Role.KERNEL)
     initrd = builder.upload(boot.initrd, "boot.initrd", "initrd", Role.KERNEL)
-    identity, seed = _identity(spec, identifier, key), None
+    # An imported guest was provisioned where it lived; the drive for its seed stays empty.
+    identity = None if imported is not None else _identity(spec, identifier, key)
+    seed = None
     if identity is not None:
         files = render_seed(spec, identity, templates=templates)
         seed = builder.add_content("seed.iso", Role.SEED, build_iso(files))
@@ -137,7 +157,7 @@ def make_plan(
             cdroms=cdroms,
             floppies=floppies,
             seed=seed,
-            has_seed=seed is not None,
+            has_seed=spec.cloud_init is not None,
             console_log=console,
             kernel=kernel,
             initrd=initrd,
@@ -156,12 +176,26 @@ def make_plan(
                     if volume.base is not None
                 )
             ),
-            instance_id="" if identity is None else identity.instance_id,
-            host_key="" if identity is None else identity.host_key_public,
-            ssh_user="" if identity is None else ssh_user(spec),
+            **_known_of(spec, identity, imported),
         ),
         facts=facts,
     )
+
+
+def _known_of(
+    spec: VMSpec, identity: SeedIdentity | None, imported: Imported | None
+) -> dict[str, Any]:
+    """Return what the record says of how to reach the guest."""
+    if imported is not None:
+        names = ("instance_id", "host_key", "ssh_user")
+        return {name: getattr(imported, name) for name in names}
+    if identity is None:
+        return {}
+    return {
+        "instance_id": identity.instance_id,
+        "host_key": identity.host_key_public,
+        "ssh_user": ssh_user(spec),
+    }
 
 
 def _identity(spec: VMSpec, uuid: str, key: KeyPair) -> SeedIdentity | None:
@@ -233,7 +267,15 @@ def _bad_file(field: str, name: str, error: OSError | UnicodeDecodeError) -> Spe
 class _Builder:
     """Collects the volumes of one machine."""
 
-    def __init__(self, spec: VMSpec, uuid: str, pool: Pool, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        spec: VMSpec,
+        uuid: str,
+        pool: Pool,
+        reporter: Reporter,
+        imported: Imported | None = None,
+    ) -> None:
+        self._imported = () if imported is None else imported.disks
         self._spec = spec
         self._uuid = uuid
         self._pool = pool
@@ -292,6 +334,10 @@ class _Builder:
                 continue
             if disk.volume is not None:
                 yield self._existing(disk.volume, f"{field}.volume"), disk.format or "qcow2"
+                continue
+            brought = self._imported[number] if number < len(self._imported) else None
+            if brought is not None:
+                yield self.add_content(f"{target}.qcow2", Role.DISK, brought.path), "qcow2"
                 continue
             image = disk.image or (self._spec.image if number == 0 else None)
             kind = disk.format or "qcow2"

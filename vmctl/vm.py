@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import paramiko
 
 from vmctl import info, power
-from vmctl.errors import ConflictError, GuestUnreachableError, WrongStateError
+from vmctl.errors import ConflictError, GuestUnreachableError, UsageError, WrongStateError
 from vmctl.guest import console, readiness
 from vmctl.guest.agent import Agent
 from vmctl.guest.command import CompletedCommand
@@ -20,6 +22,7 @@ from vmctl.launch import finish
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.removal import remove_machine
 from vmctl.snapshots import Snapshots
+from vmctl.transfer import exporting
 
 if TYPE_CHECKING:
     from vmctl.host import Host
@@ -207,6 +210,41 @@ class VM:
         self._forget_connection()
         with Reporter(self.name, progress).phase("delete"):
             remove_machine(self._domain, record)
+
+    def export(
+        self,
+        target: str | os.PathLike[str] | BinaryIO,
+        *,
+        format: str = "qcow2",  # noqa: A002 - the command's own word
+        replace: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Write it to a file; it must be off. Snapshots are not in it.
+
+        Args:
+            target: The file, which appears when it is whole. With several disks, ``qcow2``,
+                ``raw`` and ``vmdk`` make a folder with a file for each. A bundle can also be
+                written to an open file, a pipe say.
+            format: ``qcow2``, ``raw``, ``vmdk``, ``ova`` or ``bundle``.
+            replace: Whether a file that is there is replaced.
+            progress: Told of the one phase, ``export``.
+
+        Raises:
+            ConflictError: vmctl did not make it, or there is such a file.
+            WrongStateError: It is not off.
+            UnsupportedError: A disk of it is a server's, or there is no qemu-img here.
+            ResourceError: There is no room on this machine.
+        """
+        record = self._record()
+        try:
+            form = exporting.ExportFormat(format)
+        except ValueError:
+            raise UsageError(
+                f"there is no export to {format!r}",
+                hint=f"one of: {', '.join(exporting.ExportFormat)}",
+            ) from None
+        place = Path(target) if isinstance(target, str | os.PathLike) else target
+        exporting.export(self._domain, record, place, form, replace=replace, progress=progress)
 
     # -- the guest --------------------------------------------------------------------------------
 

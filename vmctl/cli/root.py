@@ -25,6 +25,8 @@ _SECTIONS = {
         "info": f"{_PACKAGE}.machines:info",
         "delete": f"{_PACKAGE}.machines:delete",
         "snapshot": f"{_PACKAGE}.snapshot:snapshot",
+        "export": f"{_PACKAGE}.transfer:export",
+        "import": f"{_PACKAGE}.transfer:import_",
     },
     "Power": {
         "start": f"{_PACKAGE}.power:start",

@@ -24,7 +24,7 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.metadata import KEY, NAMESPACE, Record
 
-__all__ = ["ADDRESS_SOURCES", "STATES", "Domain", "State", "record_of"]
+__all__ = ["ADDRESS_SOURCES", "STATES", "DiskFile", "Domain", "State", "record_of"]
 
 
 class State(StrEnum):
@@ -56,6 +56,15 @@ _UNDEFINE_ALL = (
     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
 )
+
+
+@dataclass(frozen=True)
+class DiskFile:
+    """Where a disk's content is on the host, how it is written, and its name on its bus."""
+
+    path: str
+    format: str
+    target: str
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,22 @@ class Domain:
         root = etree.fromstring(self.xml(inactive=True))
         sources = root.findall("devices/interface[@type='network']/source[@network]")
         return tuple(dict.fromkeys(source.get("network", "") for source in sources))
+
+    def disks(self) -> tuple[DiskFile, ...]:
+        """Return its disks, without drives, in their order; a disk of a server's has no path."""
+        found = []
+        for node in etree.fromstring(self.xml(inactive=True)).findall("devices/disk"):
+            if node.get("device", "disk") != "disk":
+                continue
+            source, driver, target = (node.find(tag) for tag in ("source", "driver", "target"))
+            found.append(
+                DiskFile(
+                    path="" if source is None else source.get("file") or source.get("dev") or "",
+                    format="raw" if driver is None else driver.get("type", "raw"),
+                    target="" if target is None else target.get("dev", ""),
+                )
+            )
+        return tuple(found)
 
     # -- power ------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from vmctl.hypervisor import pools, streams
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code, translate
 
-__all__ = ["StoredVolume", "VolumeFacts", "list_volumes", "names_in"]
+__all__ = ["StoredVolume", "VolumeFacts", "at_path", "list_volumes", "names_in"]
 
 _KINDS = ("file", "block", "dir", "network", "netdir", "ploop")
 """virStorageVolType counts from 0 in this order."""
@@ -215,6 +215,25 @@ def _read(pool: str, raw: Any) -> VolumeFacts:
         allocation=allocation,
         backing=root.findtext("backingStore/path") or "",
     )
+
+
+def at_path(connection: Connection, path: str) -> StoredVolume:
+    """Return the volume that lies at a path of the host.
+
+    Raises:
+        NotFoundError: No pool that runs has one there.
+    """
+    with calling(f"find the volume at {path!r}"):
+        try:
+            raw = connection.raw.storageVolLookupByPath(path)
+        except libvirt.libvirtError as error:
+            if not is_code(error, libvirt.VIR_ERR_NO_STORAGE_VOL):
+                raise
+            raise NotFoundError(
+                f"no pool has a volume at {path!r}, and only volumes can be read",
+                hint="make a pool of the folder that it is in",
+            ) from error
+        return StoredVolume(connection, raw.storagePoolLookupByVolume().name(), raw.name())
 
 
 def names_in(connection: Connection, pool: str) -> list[str]:

@@ -1,0 +1,199 @@
+"""Machines out to files and in again: they boot, and their data is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import vmctl
+from vmctl.hypervisor import private
+from vmctl.transfer.importing import Incoming
+
+from .conftest import pool_volumes, snapshot_of_host
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("nothing_left")]
+
+SpecMaker = Callable[..., vmctl.VMSpec]
+WORDS = "kept across the move"
+
+
+@pytest.fixture
+def moving(
+    host: vmctl.Host, make_spec: SpecMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[vmctl.VM]:
+    """A machine that is off, with data in it."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    vm = host.launch(make_spec())
+    vm.run(["sh", "-c", f"echo '{WORDS}' > /root/kept; sync"], check=True)
+    vm.stop(timeout=30)
+    yield vm
+    # Nothing stays on the client either.
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+    assert [path for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+    if vm.name in {entry.name for entry in host.list()}:
+        host.get(vm.name).delete()
+
+
+def boots_with_data(vm: vmctl.VM, *, via: str = "agent") -> None:
+    vm.start()
+    try:
+        vm.wait()
+        done = vm.run(["cat", "/root/kept"], check=True, via=via)  # type: ignore[arg-type]
+        assert done.stdout.strip() == WORDS
+    finally:
+        vm.delete()
+
+
+@pytest.mark.parametrize("form", ["qcow2", "raw", "vmdk"])
+def test_a_disk_there_and_back(
+    host: vmctl.Host, moving: vmctl.VM, tmp_path: Path, form: str
+) -> None:
+    path = tmp_path / f"moved.{form}"
+    moving.export(path, format=form)
+    assert path.stat().st_mode & 0o077 == 0
+    moving.delete()
+    boots_with_data(host.import_machine(path, name=moving.name))
+
+
+@pytest.mark.parametrize("form", ["vdi", "vpc", "vhdx"])
+def test_a_disk_of_another_hypervisor(
+    host: vmctl.Host, moving: vmctl.VM, tmp_path: Path, form: str
+) -> None:
+    moving.export(tmp_path / "moved.qcow2")
+    other = tmp_path / f"moved.{form}"
+    command = ["qemu-img", "convert", "-f", "qcow2", "-O", form]
+    subprocess.run([*command, str(tmp_path / "moved.qcow2"), str(other)], check=True)
+    boots_with_data(host.import_machine(other, name=f"{moving.name}-b"))
+
+
+def test_an_ova_there_and_back(host: vmctl.Host, moving: vmctl.VM, tmp_path: Path) -> None:
+    path = tmp_path / "moved.ova"
+    moving.export(path, format="ova")
+    found = host.preview_import(path)
+    assert found.kind == "ova"
+    assert found.spec.name == moving.name
+    assert found.spec.disks[0].bus == "sata"
+    moving.delete()
+    boots_with_data(host.import_machine(path))
+
+
+def test_a_bundle_is_the_same_machine(host: vmctl.Host, moving: vmctl.VM, tmp_path: Path) -> None:
+    path = tmp_path / "moved.vmctl"
+    before = moving.info()
+    moving.export(path, format="bundle")
+    moving.delete()
+    vm = host.import_machine(path)
+    after = vm.info()
+    assert (after.name, after.host_key, after.ssh_user) == (
+        before.name, before.host_key, before.ssh_user,
+    )  # fmt: skip
+    assert [nic.mac for nic in after.nics] == [nic.mac for nic in before.nics]
+    assert after.uuid != before.uuid
+    assert after.phase == "ready"
+    # Over SSH, with the host key that the guest brought.
+    boots_with_data(vm, via="ssh")
+
+
+def test_a_bundle_through_a_pipe_beside_its_original(host: vmctl.Host, moving: vmctl.VM) -> None:
+    reading, writing = os.pipe()
+
+    def send() -> None:
+        with os.fdopen(writing, "wb") as target:
+            moving.export(target, format="bundle")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    seen: list[Incoming] = []
+    try:
+        with os.fdopen(reading, "rb") as source:
+            copy = host.import_machine(source, name=f"{moving.name}-b", review=seen.append)
+    finally:
+        thread.join()
+    # Two machines of one address can't live side by side.
+    assert "gets another" in " ".join(seen[0].warnings)
+    assert copy.info().nics[0].mac != moving.info().nics[0].mac
+    copy.delete()
+
+
+def test_a_machine_that_runs_is_not_exported(
+    host: vmctl.Host, moving: vmctl.VM, tmp_path: Path
+) -> None:
+    moving.start()
+    with pytest.raises(vmctl.WrongStateError, match="its disks change"):
+        moving.export(tmp_path / "moved.qcow2")
+    assert not (tmp_path / "moved.qcow2").exists()
+
+
+def test_targets_that_are_there_and_names_that_are_taken(
+    host: vmctl.Host, moving: vmctl.VM, tmp_path: Path
+) -> None:
+    path = tmp_path / "moved.vmctl"
+    path.write_text("mine")
+    with pytest.raises(vmctl.ConflictError, match="already"):
+        moving.export(path, format="bundle")
+    assert path.read_text() == "mine"
+    moving.export(path, format="bundle", replace=True)
+    with pytest.raises(vmctl.ConflictError, match="there is a machine"):
+        host.import_machine(path)
+    before = snapshot_of_host(host)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.raises(vmctl.ImageError, match="was cut off"):
+        host.import_machine(path, name=f"{moving.name}-b")
+    assert snapshot_of_host(host) == before
+
+
+def test_an_import_that_was_killed_is_found_by_gc(
+    private_host: private.PrivateHost, host: vmctl.Host, moving: vmctl.VM, tmp_path: Path
+) -> None:
+    path = tmp_path / "moved.vmctl"
+    moving.export(path, format="bundle")
+    before = pool_volumes(host)
+    program = (
+        "import os, signal, vmctl\n"
+        "def die(progress):\n"
+        "    if progress.phase == 'disks' and (progress.fraction or 0) > 0.3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"with vmctl.connect('private:{private_host.name}') as host:\n"
+        f"    host.import_machine({str(path)!r}, name='{moving.name}-b', progress=die)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert pool_volumes(host) != before
+    assert [entry.name for entry in host.gc()] == [f"{moving.name}-b"]
+    assert pool_volumes(host) == before
+    # What it had unpacked on the client goes with the next one.
+    moving.export(tmp_path / "again.vmctl", format="bundle")
+
+
+def test_a_pool_that_is_too_full(
+    host: vmctl.Host, moving: vmctl.VM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "moved.qcow2"
+    moving.export(path)
+    before = snapshot_of_host(host)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=True
+    )  # fmt: skip
+    raw = host._connection.raw.storagePoolCreateXML(
+        f"<pool type='dir'><name>small</name><target><path>{folder}</path></target></pool>"
+    )
+    try:
+        monkeypatch.setattr(host, "_pool", "small")
+        with pytest.raises(vmctl.ResourceError):
+            host.import_machine(path, name=f"{moving.name}-b")
+    finally:
+        raw.destroy()
+        subprocess.run(["umount", str(folder)], check=True)
+    assert snapshot_of_host(host) == before

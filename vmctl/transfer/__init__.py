@@ -1,0 +1,1 @@
+"""Whole machines, out to files and in again."""
