@@ -35,6 +35,7 @@ PAGES = {
     "docs/how-to/launch-from-yaml.md": HOST,
     "docs/how-to/build-images.md": "",
     "docs/how-to/snapshots.md": HOST + WEB,
+    "docs/how-to/move-a-machine.md": HOST + WEB,
     "docs/how-to/private-host.md": "",
     "docs/how-to/static-address.md": HOST,
     "docs/how-to/pools-and-volumes.md": HOST,

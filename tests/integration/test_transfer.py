@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import vmctl
+from vmctl.guest.agent import Agent
 from vmctl.hypervisor import private
+from vmctl.hypervisor.events import Signal
 from vmctl.transfer.importing import Incoming
 
 from .conftest import pool_volumes, snapshot_of_host
@@ -33,7 +36,7 @@ def moving(
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
     vm = host.launch(make_spec())
-    vm.run(["sh", "-c", f"echo '{WORDS}' > /root/kept; sync"], check=True)
+    vm.run(["sh", "-c", f"echo '{WORDS}' > ~/kept && sync"], check=True)
     vm.stop(timeout=30)
     yield vm
     # Nothing stays on the client either.
@@ -47,7 +50,13 @@ def boots_with_data(vm: vmctl.VM, *, via: str = "agent") -> None:
     vm.start()
     try:
         vm.wait()
-        done = vm.run(["cat", "/root/kept"], check=True, via=via)  # type: ignore[arg-type]
+        if via == "agent":
+            agent = Agent(vm._domain)
+            deadline = time.monotonic() + 90
+            assert Signal().wait_for(
+                lambda: agent.answers() or None, deadline=deadline, recheck=0.5
+            )
+        done = vm.run(["sh", "-c", "cat /home/*/kept"], check=True, via=via)  # type: ignore[arg-type]
         assert done.stdout.strip() == WORDS
     finally:
         vm.delete()

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from vmctl import launch
 from vmctl.errors import ImageError, NotFoundError, SpecError, UsageError
@@ -50,7 +50,8 @@ def preview(
     source: Path, *, name: str | None, form: str | None, around: launch.Surroundings
 ) -> Incoming:
     """Say what a file would become; see `Host.preview_import`."""
-    return _open(source, form, Reporter(name or source.name, None)).incoming(name, None, around)
+    with _open(source, form, Reporter(name or source.name, None)) as opened:
+        return opened.incoming(name, None, around)
 
 
 def import_machine(
@@ -72,18 +73,21 @@ def import_machine(
         opened = _Bundle(source, "stdin")
     else:
         raise UsageError(f"{form} can't be read as a stream", hint="give the path of a file")
-    found = opened.incoming(name, spec, around)
-    _refuse_taken_name(found.spec.name, around)
-    if review is not None:
-        review(found)
-    with scratch_folder() as scratch:
-        with reporter.phase("image") as phase:
-            disks = opened.disks(scratch, phase)
-            wanted, files = _fit(found.spec, disks)
-        _refuse_without_room(files, around)
-        imported = Imported(disks=files, **opened.known())
-        made = launch.create(opened.finished(wanted), around, progress=progress, imported=imported)
-    return made.domain
+    with opened:
+        found = opened.incoming(name, spec, around)
+        _refuse_taken_name(found.spec.name, around)
+        if review is not None:
+            review(found)
+        with scratch_folder() as scratch:
+            with reporter.phase("image") as phase:
+                disks = opened.disks(scratch, phase)
+                wanted, files = _fit(found.spec, disks)
+            _refuse_without_room(files, around)
+            imported = Imported(disks=files, **opened.known())
+            made = launch.create(
+                opened.finished(wanted), around, progress=progress, imported=imported
+            )
+        return made.domain
 
 
 def _refuse_taken_name(name: str, around: launch.Surroundings) -> None:
@@ -148,6 +152,15 @@ class _Opened:
     def known(self) -> dict[str, str]:
         return {}
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened for it."""
+
     def finished(self, spec: VMSpec) -> VMSpec:
         """Return the spec with what only the unpacked files could say."""
         return spec
@@ -204,7 +217,7 @@ def _open(source: Path, form: str | None, reporter: Reporter) -> _Opened:
             hint="give the path of a file that this user may read",
         ) from error
     if form == "bundle" or (form is None and bundle.is_bundle(start)):
-        return _Bundle(source.open("rb"), str(source))
+        return _Bundle(source.open("rb"), str(source), owned=True)
     if form in {"ova", "ovf"} or (form is None and _is_package(start)):
         return _Package(ova.read_package(source))
     with reporter.phase("image") as phase:
@@ -268,10 +281,19 @@ class _Package(_Opened):
 class _Bundle(_Opened):
     kind = "bundle"
 
-    def __init__(self, source: BinaryIO, name: str) -> None:
-        self._reader = bundle.Reader(source, name=name)
+    def __init__(self, source: BinaryIO, name: str, *, owned: bool = False) -> None:
+        self._file = source if owned else None
+        try:
+            self._reader = bundle.Reader(source, name=name)
+        except BaseException:
+            self.close()
+            raise
         self._manifest = self._reader.manifest
         self._boot: dict[str, Path] = {}
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def mapped(self, name: str | None) -> tuple[VMSpec, tuple[str, ...]]:
         data = {**self._manifest.spec, "image": None}
