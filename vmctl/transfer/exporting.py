@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vmctl.bases import is_base
 from vmctl.errors import (
     ConflictError,
     ImageError,
@@ -167,11 +168,10 @@ class _Export:
             yield volume, kind
             if kind != "qcow2" or not facts.backing:
                 return
-            path, kind = (
-                facts.backing,
-                at_path(self._domain.connection, facts.backing).facts().format,
-            )
-            kind = "qcow2" if path.endswith(".qcow2") else kind
+            path = facts.backing
+            below = at_path(self._domain.connection, path)
+            # libvirt made a base's volume as a plain file, and may not have looked into it since.
+            kind = "qcow2" if is_base(below.name) else below.facts().format
         raise ImageError(
             f"the disk {disk.target} of '{self._domain.name}' has more than {_MOST_LAYERS} layers",
             hint="`vmctl doctor` looks at the volumes of the host",
