@@ -173,3 +173,37 @@ def shared_vm(host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
         yield vm
     finally:
         vm.delete()
+
+
+@pytest.fixture
+def small_pool(host: vmctl.Host, private_host: private.PrivateHost) -> Iterator[str]:
+    """A pool on a file system of a few MiB, inside the private host's own mount namespace."""
+    folder = "/var/lib/libvirt/small"
+    enter = enter_host(private_host)
+    subprocess.run([*enter, "mkdir", "-p", folder], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m,mode=0711", "small", folder]
+    subprocess.run([*enter, *mount], check=True)
+    raw = host._connection.raw
+    pool = raw.storagePoolDefineXML(
+        f"<pool type='dir'><name>small</name><target><path>{folder}</path></target></pool>"
+    )
+    pool.create(0)
+    try:
+        yield "small"
+    finally:
+        pool.refresh(0)
+        left = pool.listVolumes()
+        pool.destroy()
+        pool.undefine()
+        subprocess.run([*enter, "umount", folder], check=True)
+        subprocess.run([*enter, "rmdir", folder], check=True)
+    assert left == []
+
+
+def enter_host(private_host: private.PrivateHost) -> list[str]:
+    """Return what runs a command in the mount namespace of a private host."""
+    namespace = private_host.network_namespace
+    assert namespace is not None
+    nsenter = shutil.which("nsenter")
+    assert nsenter is not None
+    return [nsenter, "--mount", "--target", namespace.parts[2]]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ import vmctl
 from vmctl.guest.readiness import Deadlines
 from vmctl.hypervisor import networks, private
 
-from .conftest import pool_volumes
+from .conftest import enter_host, pool_volumes
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
 
@@ -196,39 +195,6 @@ def test_a_port_that_is_in_use(host: vmctl.Host, make_spec: SpecMaker) -> None:
     first.delete()
 
 
-@pytest.fixture
-def small_pool(host: vmctl.Host, private_host: private.PrivateHost) -> Iterator[str]:
-    """A pool on a file system of a few MiB, inside the private host's own mount namespace."""
-    folder = "/var/lib/libvirt/small"
-    enter = _enter(private_host)
-    subprocess.run([*enter, "mkdir", "-p", folder], check=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m,mode=0711", "small", folder]
-    subprocess.run([*enter, *mount], check=True)
-    raw = host._connection.raw
-    pool = raw.storagePoolDefineXML(
-        f"<pool type='dir'><name>small</name><target><path>{folder}</path></target></pool>"
-    )
-    pool.create(0)
-    try:
-        yield "small"
-    finally:
-        pool.refresh(0)
-        left = pool.listVolumes()
-        pool.destroy()
-        pool.undefine()
-        subprocess.run([*enter, "umount", folder], check=True)
-        subprocess.run([*enter, "rmdir", folder], check=True)
-    assert left == []
-
-
-def _enter(private_host: private.PrivateHost) -> list[str]:
-    namespace = private_host.network_namespace
-    assert namespace is not None
-    nsenter = shutil.which("nsenter")
-    assert nsenter is not None
-    return [nsenter, "--mount", "--target", namespace.parts[2]]
-
-
 def test_a_full_pool(
     private_host: private.PrivateHost, make_spec: SpecMaker, small_pool: str
 ) -> None:
@@ -259,7 +225,7 @@ def test_a_pool_that_fills_up_while_its_disks_are_made(
     def fill(progress: vmctl.Progress) -> None:
         if (progress.phase, progress.state) == ("disks", "begin"):
             full = subprocess.run(
-                [*_enter(private_host), *filler], check=False, capture_output=True, text=True
+                [*enter_host(private_host), *filler], check=False, capture_output=True, text=True
             )
             assert "No space left" in full.stderr
 
@@ -270,7 +236,9 @@ def test_a_pool_that_fills_up_while_its_disks_are_made(
         ):
             other.launch(make_spec(image=str(image)), progress=fill)
     finally:
-        subprocess.run([*_enter(private_host), "rm", "/var/lib/libvirt/small/filler"], check=True)
+        subprocess.run(
+            [*enter_host(private_host), "rm", "/var/lib/libvirt/small/filler"], check=True
+        )
     assert (caught.value.exit_code, bool(caught.value.hint)) == (1, True)
 
 

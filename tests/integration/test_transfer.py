@@ -185,24 +185,18 @@ def test_an_import_that_was_killed_is_found_by_gc(
 
 
 def test_a_pool_that_is_too_full(
-    host: vmctl.Host, moving: vmctl.VM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    private_host: private.PrivateHost,
+    host: vmctl.Host,
+    moving: vmctl.VM,
+    tmp_path: Path,
+    small_pool: str,
 ) -> None:
     path = tmp_path / "moved.qcow2"
     moving.export(path)
     before = snapshot_of_host(host)
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=True
-    )  # fmt: skip
-    raw = host._connection.raw.storagePoolCreateXML(
-        f"<pool type='dir'><name>small</name><target><path>{folder}</path></target></pool>"
-    )
-    try:
-        monkeypatch.setattr(host, "_pool", "small")
-        with pytest.raises(vmctl.ResourceError):
-            host.import_machine(path, name=f"{moving.name}-b")
-    finally:
-        raw.destroy()
-        subprocess.run(["umount", str(folder)], check=True)
+    with (
+        vmctl.connect(f"private:{private_host.name}", pool=small_pool) as other,
+        pytest.raises(vmctl.ResourceError, match="has no room"),
+    ):
+        other.import_machine(path, name=f"{moving.name}-b")
     assert snapshot_of_host(host) == before
