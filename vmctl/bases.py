@@ -5,24 +5,33 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from vmctl.errors import ConflictError, ImageError, NotFoundError
+from vmctl.hypervisor import uploads
+from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.events import Signal
+from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.storage import Pool, Volume
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.inspection import Image
 from vmctl.progress import Phase
 from vmctl.render.volume import render_volume
 
 __all__ = [
     "base_name",
+    "being_removed",
     "digest_of",
     "ensure_in_pool",
     "is_base",
+    "is_being_removed",
     "is_complete",
+    "name_for",
     "refuse_without_room",
 ]
 
+_REMOVING = "removing"
 _MAGIC = b"QFI\xfb"
 # The header goes into the pool last: a base image whose first bytes are there is whole.
 _HEADER_SIZE = 65536
@@ -30,9 +39,14 @@ _HEADER_SIZE = 65536
 _STALLED_SECONDS = 30.0
 
 
-def base_name(image: Image) -> str:
+def name_for(digest: str) -> str:
+    """Return the name of the volume of an image with that SHA-256."""
+    return f"sha256-{digest}.qcow2"
+
+
+def base_name(image: Image | ImageName) -> str:
     """Return the name of the image's volume."""
-    return f"sha256-{image.digest}.qcow2"
+    return name_for(image.digest)
 
 
 def digest_of(volume: str) -> str:
@@ -53,6 +67,27 @@ def is_complete(pool: Pool, volume: str) -> bool:
         return False
 
 
+@contextmanager
+def being_removed(pool: Pool, volume: str, claim: Claim) -> Iterator[None]:
+    """Say, while the block runs, that a base image is going: who needs it waits until then.
+
+    Raises:
+        ConflictError: Somebody else is removing it.
+    """
+    note = StoredVolume(pool.connection, pool.name, volume)
+    uploads.take_over(note, claim, kind=_REMOVING)
+    try:
+        yield
+    finally:
+        uploads.unmark(note, kind=_REMOVING)
+
+
+def is_being_removed(pool: Pool, volume: str) -> bool:
+    """Return whether somebody is at removing a base image right now."""
+    note = StoredVolume(pool.connection, pool.name, volume)
+    return uploads.is_marked(note, kind=_REMOVING)
+
+
 def refuse_without_room(pool: Pool, image: Image) -> None:
     """Say that the pool has no room for an image that it lacks, before anything is made.
 
@@ -67,7 +102,11 @@ def refuse_without_room(pool: Pool, image: Image) -> None:
 
 
 def ensure_in_pool(
-    pool: Pool, image: Image, *, phase: Phase, note_brought: Callable[[bool], None]
+    pool: Pool,
+    image: Image | ImageName,
+    *,
+    phase: Phase,
+    note_brought: Callable[[bool], None],
 ) -> Volume:
     """Return the image's volume, uploaded if it isn't there; of many that try, one uploads.
 
@@ -76,7 +115,7 @@ def ensure_in_pool(
 
     Args:
         pool: Where to.
-        image: What.
+        image: What: a file, or one that was in the pool when it was looked for.
         phase: Told how far it is.
         note_brought: Called with True before the volume is created or taken over, and with False
             when it turns out that it was there.
@@ -91,6 +130,11 @@ def ensure_in_pool(
         if is_complete(pool, name):
             phase.update("already in the pool")
             break
+        if isinstance(image, ImageName):
+            raise ConflictError(
+                f"the image '{image.name}' was removed while it was about to be used",
+                hint=f"get it again: vmctl image pull {image.name}",
+            )
         if pool.find(name) is None:
             note_brought(True)
             try:

@@ -135,6 +135,7 @@ def _host(address: HostAddress, pool: str) -> Iterator[Check]:
         yield _ok("daemon", f"answers at {address.name}")
         yield from _versions_and_facts(connection, qemu=_is_qemu(address))
         yield _guarded("pool", lambda: _pool(connection, pool))
+        yield _guarded("images", lambda: _images(connection))
         yield _guarded("network", lambda: _network(connection))
         yield _guarded("leftovers", lambda: _leftovers(connection))
     finally:
@@ -331,6 +332,20 @@ def _network(connection: Connection) -> Check:
         status="warn",
         detail=f"there is no network 'default'{others}",
         hint=f"{user}, or name another network there",
+    )
+
+
+def _images(connection: Connection) -> Check:
+    from vmctl.integrity import broken_images  # noqa: PLC0415 - it needs libvirt
+
+    found = broken_images(connection)
+    if not found:
+        return _ok("images", "what disks lie on is there, and unchanged")
+    return Check(
+        name="images",
+        status="fail",
+        detail="; ".join(found),
+        hint="bring the image back (`vmctl image pull` or `import`), or delete what lies on it",
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vmctl import bases
 from vmctl.errors import NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import uploads
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.names import list_domains
+from vmctl.hypervisor.storage import open_pool
+from vmctl.hypervisor.usage import read_usage
 from vmctl.removal import releasable_bases, releasable_networks, remove_machine
 
 __all__ = ["Leftover", "collect"]
@@ -80,6 +83,8 @@ def _collect_uploads(
     for upload in uploads.list_uploads(connection):
         if upload.claim is None or not upload.claim.is_abandoned():
             continue
+        if _is_anothers_image(connection, upload):
+            continue
         found.append(_half_volume(upload, upload.claim.client))
         if dry_run:
             continue
@@ -88,6 +93,17 @@ def _collect_uploads(
             uploads.unmark(upload.volume)
         except VmctlError as error:
             failures.append(error)
+
+
+def _is_anothers_image(connection: Connection, upload: uploads.Upload) -> bool:
+    """Return whether an image is whole, or a launch that has it in its record sees to it."""
+    volume = upload.volume
+    if not bases.is_base(volume.name):
+        return False
+    pool = open_pool(connection, volume.pool)
+    return bases.is_complete(pool, volume.name) or bool(
+        read_usage(connection).users(pool.name, volume.name, pool.path_of(volume.name))
+    )
 
 
 def _half_volume(upload: uploads.Upload, client: str) -> Leftover:

@@ -18,6 +18,7 @@ from vmctl.hypervisor import names
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.facts import read_facts
 from vmctl.hypervisor.uri import resolve
+from vmctl.images import Images
 from vmctl.pools import Pools
 from vmctl.progress import ProgressCallback
 from vmctl.render.facts import HostFacts
@@ -113,6 +114,11 @@ class Host:
             if self._key is None:
                 self._key = own_key()
             return self._key
+
+    @property
+    def images(self) -> Images:
+        """The images in the pool for new volumes."""
+        return Images(self._connection, self._pool)
 
     @property
     def pools(self) -> Pools:

@@ -24,8 +24,10 @@ from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.connection import Connection, outlasting
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.events import Signal
+from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.metadata import Phase, Record, Role
 from vmctl.hypervisor.seeds import eject_seed
+from vmctl.hypervisor.storage import Pool
 from vmctl.imaging.inspection import Image
 from vmctl.plan import Imported, NewVolume, Plan, make_plan
 from vmctl.progress import Phase as ReportedPhase
@@ -273,7 +275,7 @@ class _Transaction:
         plan: Plan,
         domain: Domain,
         volume: NewVolume,
-        image: Image,
+        image: Image | ImageName,
         phase: ReportedPhase,
     ) -> None:
         key = (plan.pool.name, bases.base_name(image))
@@ -284,7 +286,7 @@ class _Transaction:
             domain.update_record(brought=self._brought)
 
         for last in (False, False, True):
-            self._await_removal(domain, key, phase)
+            self._await_removal(domain, plan.pool, key, phase)
             base = bases.ensure_in_pool(plan.pool, image, phase=phase, note_brought=note_brought)
             try:
                 self._create(plan, volume, base.path)
@@ -295,11 +297,13 @@ class _Transaction:
             else:
                 return
 
-    def _await_removal(self, domain: Domain, base: tuple[str, str], phase: ReportedPhase) -> None:
-        """Wait while somebody who brought the image is removing it again."""
+    def _await_removal(
+        self, domain: Domain, pool: Pool, base: tuple[str, str], phase: ReportedPhase
+    ) -> None:
+        """Wait while somebody is removing the image, with a machine that brought it or alone."""
 
         def gone() -> bool | None:
-            if not is_going(domain, base):
+            if not is_going(domain, base) and not bases.is_being_removed(pool, base[1]):
                 return True
             phase.update("somebody else is removing it")
             return None

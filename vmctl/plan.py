@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vmctl import bases
-from vmctl.errors import ImageError, NotFoundError, ResourceError, SpecError, SpecProblem
+from vmctl.errors import NotFoundError, ResourceError, SpecError, SpecProblem, UsageError
 from vmctl.guest.identity import KeyPair, make_key
 from vmctl.hypervisor.attachment import source_of
 from vmctl.hypervisor.claims import own_name
 from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.networks import is_active
 from vmctl.hypervisor.storage import Pool, open_pool
 from vmctl.hypervisor.volumes import StoredVolume
-from vmctl.imaging.conversion import as_qcow2
-from vmctl.imaging.inspection import Image, inspect
+from vmctl.images import obtain
+from vmctl.imaging.inspection import Image
 from vmctl.progress import Reporter
 from vmctl.render.domain import Placement, disk_targets, render_domain, with_macs
 from vmctl.render.facts import HostFacts
@@ -65,7 +66,7 @@ class NewVolume:
     owned: OwnedVolume
     format: str
     capacity: int
-    base: Image | None = None
+    base: Image | ImageName | None = None
     content: bytes | Path | None = None
 
 
@@ -280,7 +281,7 @@ class _Builder:
         self._uuid = uuid
         self._pool = pool
         self._reporter = reporter
-        self._images: dict[str, Image] = {}
+        self._images: dict[str, Image | ImageName] = {}
         self.volumes: list[NewVolume] = []
 
     def _owned(self, suffix: str, role: Role) -> OwnedVolume:
@@ -354,17 +355,15 @@ class _Builder:
                 kind,
             )
 
-    def _image(self, reference: str, field: str) -> Image:
+    def _image(self, reference: str, field: str) -> Image | ImageName:
         if reference not in self._images:
-            if "://" in reference:
-                raise ImageError(
-                    f"{field}: the image {reference!r} is a URL",
-                    hint="download it, check its digest, and give its path",
-                )
-            with self._reporter.phase("image") as phase:
-                image = as_qcow2(inspect(reference, phase=phase), phase=phase)
-            bases.refuse_without_room(self._pool, image)
-            self._images[reference] = image
+            try:
+                found = obtain(self._pool, reference, reporter=self._reporter, arch=self._spec.arch)
+            except UsageError as error:
+                raise _bad_reference(field, error) from error
+            if isinstance(found, Image):
+                bases.refuse_without_room(self._pool, found)
+            self._images[reference] = found
         return self._images[reference]
 
     def _existing(self, reference: str, field: str) -> DiskSource:
@@ -380,7 +379,15 @@ class _Builder:
         return source_of(pool.connection, found)
 
 
-def _capacity(size: int | None, base: Image | None, field: str) -> int:
+def _bad_reference(field: str, error: UsageError) -> SpecError:
+    return SpecError(
+        "the spec names an image that can't be fetched",
+        problems=[SpecProblem(field, error.brief)],
+        hint=error.hint,
+    )
+
+
+def _capacity(size: int | None, base: Image | ImageName | None, field: str) -> int:
     if base is None:
         if size is None:
             problem = SpecProblem(f"{field}.size", "a blank disk needs a size")

@@ -40,6 +40,7 @@ PAGES = {
     "docs/how-to/static-address.md": HOST,
     "docs/how-to/pools-and-volumes.md": HOST,
     "docs/how-to/failed-launch.md": HOST,
+    "docs/how-to/images.md": HOST,
     "docs/explanation/private-hosts.md": "",
     "docs/reference/python.md": HOST,
 }

@@ -43,6 +43,7 @@ _SECTIONS = {
     },
     "Storage": {
         "pool": f"{_PACKAGE}.pool:pool",
+        "image": f"{_PACKAGE}.image:image",
         "volume": f"{_PACKAGE}.volume:volume",
     },
     "Specs": {

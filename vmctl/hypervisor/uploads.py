@@ -20,9 +20,10 @@ from vmctl.hypervisor.errors import calling
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.render.volume import render_volume
 
-__all__ = ["Upload", "list_uploads", "mark", "unmark"]
+__all__ = ["Upload", "is_marked", "list_uploads", "mark", "take_over", "unmark"]
 
-_SUFFIX = ".vmctl-uploading"
+_UPLOADING = "uploading"
+_SUFFIX = f".vmctl-{_UPLOADING}"
 _SIZE = 4096
 
 
@@ -40,23 +41,43 @@ class Upload:
     claim: Claim | None
 
 
-def _marker(volume: StoredVolume) -> StoredVolume:
-    return StoredVolume(volume.connection, volume.pool, volume.name + _SUFFIX)
+def _marker(volume: StoredVolume, kind: str = _UPLOADING) -> StoredVolume:
+    return StoredVolume(volume.connection, volume.pool, f"{volume.name}.vmctl-{kind}")
 
 
-def mark(volume: StoredVolume, claim: Claim) -> None:
-    """Record that a volume is going to be made and filled.
+def take_over(volume: StoredVolume, claim: Claim, *, kind: str = _UPLOADING) -> None:
+    """Record that somebody is at work on a volume, in the place of one who is gone.
 
     Raises:
         ConflictError: Somebody else is at it.
     """
-    marker = _marker(volume)
+    before = _claim_of(volume, kind)
+    if before is not None and before.is_abandoned():
+        unmark(volume, kind=kind)
+    mark(volume, claim, kind=kind)
+
+
+def is_marked(volume: StoredVolume, *, kind: str = _UPLOADING) -> bool:
+    """Return whether somebody is at work on a volume right now."""
+    if not _marker(volume, kind).exists():
+        return False
+    claim = _claim_of(volume, kind)
+    return claim is None or not claim.is_abandoned()
+
+
+def mark(volume: StoredVolume, claim: Claim, *, kind: str = _UPLOADING) -> None:
+    """Record that a volume is going to be made and filled, or what else is done with it.
+
+    Raises:
+        ConflictError: Somebody else is at it.
+    """
+    marker = _marker(volume, kind)
     content = json.dumps(asdict(claim)).encode().ljust(_SIZE)
     try:
         marker.create(render_volume(marker.name, capacity=_SIZE, format="raw"))
     except ConflictError as error:
         raise ConflictError(
-            f"somebody else is uploading the volume '{volume.name}' to the pool '{volume.pool}'",
+            f"somebody else is {kind} the volume '{volume.name}' in the pool '{volume.pool}'",
             hint="wait until that has ended; `vmctl gc` removes what a killed client left",
         ) from error
     file = os.memfd_create("vmctl-claim")
@@ -70,9 +91,9 @@ def mark(volume: StoredVolume, claim: Claim) -> None:
         os.close(file)
 
 
-def unmark(volume: StoredVolume) -> None:
+def unmark(volume: StoredVolume, *, kind: str = _UPLOADING) -> None:
     """Record that the volume is whole, or gone."""
-    _marker(volume).delete()
+    _marker(volume, kind).delete()
 
 
 def list_uploads(connection: Connection) -> list[Upload]:
@@ -93,10 +114,10 @@ def list_uploads(connection: Connection) -> list[Upload]:
     return [Upload(volume, _claim_of(volume)) for volume in found]
 
 
-def _claim_of(volume: StoredVolume) -> Claim | None:
+def _claim_of(volume: StoredVolume, kind: str = _UPLOADING) -> Claim | None:
     file = os.memfd_create("vmctl-claim")
     try:
-        _marker(volume).download(file, received=lambda _count: None)
+        _marker(volume, kind).download(file, received=lambda _count: None)
         return Claim(**json.loads(os.pread(file, _SIZE, 0)))
     except (VmctlError, ValueError, TypeError):
         return None

@@ -44,7 +44,7 @@ def test_every_documented_option_exists() -> None:
     general = {name for option in root.params for name in option.opts} | {"--help"}
     for path, text in _SECTIONS.items():
         known = {name for option in _COMMANDS[path].params for name in option.opts} | general
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known, path
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) <= known, path
 
 
 def test_every_global_option_and_variable_is_documented() -> None:

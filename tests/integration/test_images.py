@@ -1,0 +1,312 @@
+"""Images in the pool: pulled, imported, named, shared, removed, pruned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import vmctl
+from vmctl import bases
+from vmctl.hypervisor import private
+from vmctl.hypervisor.storage import Pool, open_pool
+
+from .conftest import pool_volumes
+
+pytestmark = pytest.mark.timeout(300)
+
+SpecMaker = Callable[..., vmctl.VMSpec]
+
+
+@pytest.fixture
+def clean_images(host: vmctl.Host) -> Iterator[set[str]]:
+    """See that a test leaves no image but those that were there."""
+    before = pool_volumes(host)
+    yield before
+    for entry in host.list():
+        host.get(entry.name).delete()
+    host.images.prune(everything=True)
+    assert pool_volumes(host) - before == set()
+
+
+@pytest.fixture
+def own_image(micro_image: str, tmp_path: Path) -> Path:
+    """The micro guest's image under a digest that no other test has."""
+    image = tmp_path / "own.qcow2"
+    shutil.copy(micro_image, image)
+    with image.open("ab") as file:
+        file.write(tmp_path.name.encode())
+    return image
+
+
+def small_qcow2(folder: Path, name: str = "small.qcow2") -> Path:
+    path = folder / name
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "8M"], check=True)
+    with path.open("ab") as file:
+        file.write(str(path).encode())
+    return path
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A web server on loopback that serves the folder ``www``."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    code = (
+        "import functools, http.server as h\n"
+        f"k = functools.partial(h.SimpleHTTPRequestHandler, directory={str(folder)!r})\n"
+        "s = h.ThreadingHTTPServer(('127.0.0.1', 0), k)\n"
+        "print(s.server_port, flush=True)\ns.serve_forever()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        server.terminate()
+
+
+def test_from_a_url_to_a_running_guest(
+    host: vmctl.Host,
+    own_image: Path,
+    make_spec: SpecMaker,
+    web: str,
+    tmp_path: Path,
+    clean_images: set[str],
+) -> None:
+    packed = tmp_path / "www" / "tiny-1.qcow2.xz"
+    subprocess.run(["xz", "-0", "-T1", "--keep", str(own_image)], check=True)
+    Path(f"{own_image}.xz").rename(packed)
+    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
+    with pytest.raises(vmctl.ImageError, match="needs a checksum"):
+        host.images.pull(f"{web}/{packed.name}")
+    made = host.images.pull(f"{web}/{packed.name}", sha256=digest)
+    assert made.names == ("tiny-1",)
+    assert made.complete
+    assert made.digest == hashlib.sha256(own_image.read_bytes()).hexdigest()
+    # From the pool alone: neither the file nor the server is needed any more.
+    packed.unlink()
+    first = host.launch(make_spec(image="tiny-1"))
+    second = host.create(make_spec(image="tiny-1"))
+    assert first.run("uname -s", check=True).stdout.strip() == "Linux"
+    found = host.images.info("tiny-1")
+    assert found.clones == 2
+    assert found.saved == found.allocation
+    assert f"the machine '{first.name}'" in found.used_by
+    assert f"the machine '{second.name}'" in found.used_by
+    with pytest.raises(vmctl.ConflictError, match="is in use") as caught:
+        host.images.remove("tiny-1")
+    assert first.name in caught.value.details
+    assert host.images.prune(everything=True) == []
+    first.delete()
+    second.delete()
+    # A volume of somebody else's that lies on it counts as well.
+    pool = host._connection.raw.storagePoolLookupByName("default")
+    base = open_pool(host._connection, "default").path_of(bases.name_for(found.digest))
+    pool.createXML(
+        "<volume><name>foreign</name><capacity>1073741824</capacity><target>"
+        f"<format type='qcow2'/></target><backingStore><path>{base}</path>"
+        "<format type='qcow2'/></backingStore></volume>",
+        0,
+    )
+    try:
+        with pytest.raises(vmctl.ConflictError) as caught:
+            host.images.remove(found.digest[:12])
+        assert "default/foreign" in caught.value.details
+    finally:
+        pool.storageVolLookupByName("foreign").delete(0)
+    assert host.images.remove("tiny-1").digest == found.digest
+    assert pool_volumes(host) == clean_images
+
+
+def test_a_url_with_its_checksum_in_a_spec(
+    host: vmctl.Host, make_spec: SpecMaker, web: str, tmp_path: Path, clean_images: set[str]
+) -> None:
+    image = small_qcow2(tmp_path / "www")
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    url = f"{web}/{image.name}"
+    with pytest.raises(vmctl.ImageError, match="needs a checksum"):
+        host.create(make_spec(image=url))
+    with pytest.raises(vmctl.ImageError):
+        host.create(make_spec(image=f"{url}#sha256={'0' * 64}"))
+    with pytest.raises(vmctl.SpecError):
+        host.create(make_spec(image=f"{url}#garbage"))
+    assert pool_volumes(host) == clean_images
+    vm = host.create(make_spec(image=f"{url}#sha256={digest}"))
+    assert host.images.info(digest).clones == 1
+    vm.delete()
+
+
+@pytest.mark.parametrize("kind", ["raw", "vmdk", "vdi", "vpc", "vhdx"])
+def test_other_formats_are_imported(
+    host: vmctl.Host,
+    private_host: private.PrivateHost,
+    tmp_path: Path,
+    clean_images: set[str],
+    kind: str,
+) -> None:
+    raw = tmp_path / "disk.raw"
+    raw.write_bytes(kind.encode() * (1 << 18))
+    path = tmp_path / f"disk.{kind}"
+    if kind != "raw":
+        subprocess.run(
+            ["qemu-img", "convert", "-f", "raw", "-O", kind, str(raw), str(path)], check=True
+        )
+    made = host.images.import_file(path, name=f"from-{kind}", format=kind)
+    assert made.names == (f"from-{kind}",)
+    there = private_host.state_dir / "lib" / "images" / bases.name_for(made.digest)
+    shown = json.loads(
+        subprocess.run(
+            ["qemu-img", "info", "--output=json", "-f", "qcow2", str(there)],
+            check=True,
+            capture_output=True,
+        ).stdout
+    )
+    assert shown["virtual-size"] == made.virtual_size
+
+
+def test_what_is_not_fit_leaves_nothing(
+    host: vmctl.Host, tmp_path: Path, clean_images: set[str]
+) -> None:
+    base = small_qcow2(tmp_path, "base")
+    over = tmp_path / "over"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", "qcow2", str(over)],
+        check=True,
+    )
+    with pytest.raises(vmctl.ImageError, match="names a backing file"):
+        host.images.import_file(over)
+    with pytest.raises(vmctl.ImageError, match="declared as raw"):
+        host.images.import_file(base, format="raw")
+    with pytest.raises(vmctl.UsageError, match="can't be an image's name"):
+        host.images.import_file(base, name="../../etc/passwd")
+    with pytest.raises(vmctl.NotFoundError, match="no image 'no-such-thing'"):
+        host.create(vmctl.VMSpec.model_validate({"name": "x", "image": "no-such-thing"}))
+    assert pool_volumes(host) == clean_images
+
+
+def test_an_upload_that_fails_leaves_nothing(
+    host: vmctl.Host, tmp_path: Path, clean_images: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Pool.upload
+
+    def broken(self: Pool, volume: str, *arguments: object, **options: object) -> None:
+        if volume.startswith("sha256-"):
+            raise vmctl.ResourceError("the pool is full", hint="make room")
+        real(self, volume, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pool, "upload", broken)
+    with pytest.raises(vmctl.ResourceError):
+        host.images.import_file(small_qcow2(tmp_path))
+    assert pool_volumes(host) == clean_images
+
+
+_DYING = """
+import os, signal, sys, vmctl
+from vmctl.hypervisor.storage import Pool
+real = Pool.upload
+def upload(self, volume, *arguments, **options):
+    if volume.startswith("sha256-"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, volume, *arguments, **options)
+Pool.upload = upload
+with vmctl.connect(sys.argv[1]) as host:
+    host.images.import_file(sys.argv[2])
+"""
+
+
+def test_what_a_killed_client_left_is_found_by_gc(
+    host: vmctl.Host, tmp_path: Path, clean_images: set[str]
+) -> None:
+    image = small_qcow2(tmp_path)
+    done = subprocess.run([sys.executable, "-c", _DYING, host.uri, str(image)], check=False)
+    assert done.returncode == -9
+    assert len(pool_volumes(host) - clean_images) == 2
+    (left,) = host.gc(dry_run=True)
+    assert left.phase == "uploading"
+    host.gc()
+    assert pool_volumes(host) == clean_images
+    # And it can be imported as if nothing had been.
+    assert host.images.import_file(image).complete
+
+
+def test_names_and_prune(host: vmctl.Host, tmp_path: Path, clean_images: set[str]) -> None:
+    image = small_qcow2(tmp_path)
+    first = host.images.import_file(image, name="one")
+    assert host.images.import_file(image, name="two").names == ("one", "two")
+    assert host.images.remove("one").digest == first.digest
+    assert host.images.info("two").names == ("two",)
+    other = host.images.import_file(small_qcow2(tmp_path, "other"), name="two")
+    assert other.digest != first.digest
+    # What "two" stood for has no name any more.
+    (pruned,) = host.images.prune(dry_run=True)
+    assert pruned.digest == first.digest
+    assert [entry.digest for entry in host.images.prune()] == [first.digest]
+    assert host.images.info("two").digest == other.digest
+    with pytest.raises(vmctl.NotFoundError):
+        host.images.info(first.digest)
+
+
+def test_a_launch_waits_while_its_image_is_removed(
+    host: vmctl.Host, tmp_path: Path, make_spec: SpecMaker, clean_images: set[str]
+) -> None:
+    image = small_qcow2(tmp_path)
+    made = host.images.import_file(image, name="going")
+    pool = open_pool(host._connection, "default")
+    volume = bases.name_for(made.digest)
+    said: list[str] = []
+    from vmctl.hypervisor.claims import claimed
+
+    with claimed(60) as claim, bases.being_removed(pool, volume, claim):
+        assert bases.is_being_removed(pool, volume)
+
+        def told(report: vmctl.Progress) -> None:
+            said.append(report.detail)
+            if report.detail == "somebody else is removing it":
+                raise vmctl.ConflictError("enough", hint="")
+
+        with pytest.raises(vmctl.ConflictError, match="enough"):
+            host.create(make_spec(image="going"), progress=told)
+    assert not bases.is_being_removed(pool, volume)
+    host.create(make_spec(image="going")).delete()
+
+
+def test_a_base_that_was_removed_behind_vmctls_back(
+    host: vmctl.Host, tmp_path: Path, make_spec: SpecMaker, clean_images: set[str]
+) -> None:
+    made = host.images.import_file(small_qcow2(tmp_path), name="gone")
+    vm = host.create(make_spec(image="gone"))
+    pool = host._connection.raw.storagePoolLookupByName("default")
+    pool.storageVolLookupByName(bases.name_for(made.digest)).delete(0)
+    checks = {check.name: check for check in vmctl.examine(host.uri)}
+    assert checks["images"].status == "fail"
+    assert vm.name in checks["images"].detail
+    # The name is there still, and stands for nothing.
+    with pytest.raises(vmctl.NotFoundError):
+        host.create(make_spec(image="gone"))
+    vm.delete()
+
+
+def test_an_image_that_was_changed_is_found(
+    host: vmctl.Host,
+    private_host: private.PrivateHost,
+    tmp_path: Path,
+    clean_images: set[str],
+) -> None:
+    made = host.images.import_file(small_qcow2(tmp_path), name="changing")
+    file = private_host.state_dir / "lib" / "images" / bases.name_for(made.digest)
+
+    def check() -> str:
+        (found,) = [check for check in vmctl.examine(host.uri) if check.name == "images"]
+        return found.status
+
+    assert check() == "ok"
+    with file.open("ab") as handle:
+        handle.write(b"x" * 8192)
+    assert check() == "fail"

@@ -1,0 +1,84 @@
+"""The names of images, kept in the pool beside them, where every client finds them.
+
+A volume has no metadata in libvirt. So ``NAME.vmctl-image`` is a small volume that says which image
+is meant by NAME, and where it came from.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass
+
+from vmctl.errors import ConflictError, VmctlError
+from vmctl.hypervisor.storage import Pool
+from vmctl.render.volume import render_volume
+
+__all__ = ["ImageName", "list_names", "read_name", "remove_name", "write_name"]
+
+_SUFFIX = ".vmctl-image"
+_SIZE = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageName:
+    """What a name stands for.
+
+    Attributes:
+        name: It.
+        digest: SHA-256 of the base image, in hexadecimal.
+        virtual_size: Bytes a guest sees.
+        source: Where it came from, for people: a URL without credentials, or a file's name.
+        verified_by: What its bytes were compared with, for people.
+        added: When, ISO 8601 in UTC.
+        user: Who the image's own cloud-init configuration logs in; empty where that isn't known.
+        os: The operating system, by libosinfo's short id; empty where that isn't known.
+    """
+
+    name: str
+    digest: str
+    virtual_size: int
+    source: str = ""
+    verified_by: str = ""
+    added: str = ""
+    user: str = ""
+    os: str = ""
+
+
+def read_name(pool: Pool, name: str) -> ImageName | None:
+    """Return what a name stands for; None for one that isn't there, or is just being written."""
+    try:
+        content = json.loads(pool.download(name + _SUFFIX))
+        return ImageName(**content)
+    except (VmctlError, ValueError, TypeError):
+        return None
+
+
+def write_name(pool: Pool, entry: ImageName) -> None:
+    """Let a name stand for an image; what it stood for before is forgotten."""
+    content = json.dumps(asdict(entry)).encode().ljust(_SIZE)
+    volume = entry.name + _SUFFIX
+    pool.delete(volume)
+    try:
+        pool.create(volume, render_volume(volume, capacity=_SIZE, format="raw"))
+    except ConflictError as error:
+        raise ConflictError(
+            f"somebody else is giving the name '{entry.name}' to an image",
+            hint="see what it stands for: vmctl image list",
+        ) from error
+    pool.upload(volume, io.BytesIO(content), length=_SIZE)
+
+
+def remove_name(pool: Pool, name: str) -> bool:
+    """Forget a name; returns whether it was known."""
+    return pool.delete(name + _SUFFIX)
+
+
+def list_names(pool: Pool) -> list[ImageName]:
+    """Return all names of a pool, sorted."""
+    found = (
+        read_name(pool, volume.removesuffix(_SUFFIX))
+        for volume in pool.volumes()
+        if volume.endswith(_SUFFIX)
+    )
+    return [entry for entry in found if entry is not None]

@@ -1,0 +1,28 @@
+"""From a URL to an image that was looked at: fetched, verified, unpacked."""
+
+from __future__ import annotations
+
+from vmctl.imaging.digests import cache_folder
+from vmctl.imaging.download import Fetched, Source, fetch
+from vmctl.imaging.inspection import Image, inspect
+from vmctl.imaging.unpack import compression_of, unpack
+from vmctl.progress import Phase
+
+__all__ = ["acquire"]
+
+
+def acquire(source: Source, *, phase: Phase | None = None) -> tuple[Image, Fetched]:
+    """Fetch an image, or what of it is not in the cache yet, and look at it.
+
+    Raises:
+        ImageError: It can't be had, is not what its checksum says, or is not fit to be used.
+        ResourceError: There is no room for it.
+    """
+    fetched = fetch(source, phase=phase)
+    path = fetched.path
+    if compression_of(path) is not None:
+        folder = cache_folder() / "unpacked"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unpacked = folder / f"sha256-{fetched.sha256}"
+        path = unpacked if unpacked.exists() else unpack(path, unpacked, phase=phase)
+    return inspect(path, phase=phase), fetched

@@ -1,0 +1,97 @@
+"""Whether the images under disks are there, and still what they were."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from vmctl import bases
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.pools import list_pools
+from vmctl.hypervisor.storage import Pool, open_pool
+from vmctl.hypervisor.usage import Usage, read_usage
+from vmctl.hypervisor.volumes import VolumeFacts, list_volumes
+from vmctl.imaging.digests import cache_folder
+
+__all__ = ["broken_images"]
+
+_WINDOW = 16 << 20
+
+
+def broken_images(connection: Connection) -> list[str]:
+    """Return a sentence for each image that disks depend on and that is missing or changed.
+
+    A base image is read whole when this client first sees it, or sees it with another size.
+    """
+    usage = read_usage(connection)
+    found: list[str] = []
+    for facts in list_pools(connection):
+        if facts.state == "running" and facts.type in {"dir", "fs", "netfs"}:
+            pool = open_pool(connection, facts.name)
+            volumes = list_volumes(connection, facts.name)
+            found += _missing(pool, volumes, usage)
+            found += _changed(pool, volumes, usage)
+    return found
+
+
+def _missing(pool: Pool, volumes: list[VolumeFacts], usage: Usage) -> list[str]:
+    there = {volume.path for volume in volumes}
+    found = []
+    for volume in volumes:
+        # Of a file outside the pool nothing can be said from here.
+        if volume.backing.startswith(f"{pool.folder}/") and volume.backing not in there:
+            users = usage.users(pool.name, volume.name, volume.path)
+            found.append(
+                f"the image '{Path(volume.backing).name}' under the volume "
+                f"'{pool.name}/{volume.name}' is missing"
+                + (f"; {', '.join(users)} can't run without it" if users else "")
+            )
+    return found
+
+
+def _changed(pool: Pool, volumes: list[VolumeFacts], usage: Usage) -> list[str]:
+    cache = cache_folder() / "verified-images.json"
+    known: dict[str, int] = {}
+    with suppress(OSError, ValueError):
+        known = dict(json.loads(cache.read_text(encoding="utf-8")))
+    found = []
+    for volume in volumes:
+        if not bases.is_base(volume.name) or not bases.is_complete(pool, volume.name):
+            continue
+        key = f"{pool.connection.uri} {volume.path}"
+        if known.get(key) == volume.allocation:
+            continue
+        if _digest(pool, volume.name) == bases.digest_of(volume.name):
+            known[key] = volume.allocation
+            continue
+        users = usage.users(pool.name, volume.name, volume.path)
+        found.append(
+            f"the image '{volume.name}' has changed"
+            + (f"; disks of these lie on it: {', '.join(users)}" if users else "")
+        )
+    _save(cache, known)
+    return found
+
+
+def _digest(pool: Pool, volume: str) -> str:
+    sha256, offset = hashlib.sha256(), 0
+    while piece := pool.download(volume, offset=offset, length=_WINDOW):
+        sha256.update(piece)
+        offset += len(piece)
+        if len(piece) < _WINDOW:
+            break
+    return sha256.hexdigest()
+
+
+def _save(cache: Path, known: dict[str, int]) -> None:
+    # It is only a cache: where it can't be written, the images are read again.
+    with suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=cache.parent, delete=False, encoding="utf-8"
+        ) as temporary:
+            json.dump(known, temporary)
+        Path(temporary.name).replace(cache)
