@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vmctl.errors import ConflictError, ImageError, NotFoundError
+from vmctl.errors import ConflictError, ImageError, NotFoundError, ResourceError
 from vmctl.hypervisor import uploads
 from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.events import Signal
@@ -37,6 +37,8 @@ _MAGIC = b"QFI\xfb"
 _HEADER_SIZE = 65536
 # An upload that has not moved for so long has nobody behind it.
 _STALLED_SECONDS = 30.0
+# Longer than a removal takes.
+_REMOVAL_SECONDS = 60.0
 
 
 def name_for(digest: str) -> str:
@@ -71,15 +73,35 @@ def is_complete(pool: Pool, volume: str) -> bool:
 def being_removed(pool: Pool, volume: str, claim: Claim) -> Iterator[None]:
     """Say, while the block runs, that a base image is going: who needs it waits until then.
 
+    Whoever has it in a record of its own, and then finds nobody at this, can rely on it; so who
+    uses it is to be looked at within the block.
+
     Raises:
-        ConflictError: Somebody else is removing it.
+        ConflictError: Somebody else is removing it, and takes too long.
     """
     note = StoredVolume(pool.connection, pool.name, volume)
-    uploads.take_over(note, claim, kind=_REMOVING)
+
+    def noted() -> bool | None:
+        try:
+            uploads.take_over(note, claim, kind=_REMOVING)
+        except ConflictError:
+            return None
+        except ResourceError:
+            # A pool that is full is just what images are removed for.
+            return False
+        return True
+
+    deadline = time.monotonic() + _REMOVAL_SECONDS
+    written = Signal().wait_for(noted, deadline=deadline, recheck=0.2)
+    if written is None:
+        raise ConflictError(
+            f"somebody else is removing the image '{volume}'", hint="try again in a while"
+        )
     try:
         yield
     finally:
-        uploads.unmark(note, kind=_REMOVING)
+        if written:
+            uploads.unmark(note, kind=_REMOVING)
 
 
 def is_being_removed(pool: Pool, volume: str) -> bool:

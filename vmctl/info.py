@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lxml import etree
@@ -15,6 +15,7 @@ from vmctl.hypervisor import snapshots
 from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain, State
 from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.names import Listed
+from vmctl.hypervisor.volumes import at_path
 
 __all__ = ["DiskInfo", "MachineInfo", "MachineSummary", "NicInfo", "describe", "summarize"]
 
@@ -50,13 +51,25 @@ class MachineSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class DiskInfo:
-    """A disk or drive: ``source`` is its path on the host, empty for an empty drive."""
+    """A disk or drive.
+
+    Attributes:
+        target: Its name in the guest's bus, ``vda``.
+        device: ``disk``, ``cdrom`` or ``floppy``.
+        bus: What it is attached to.
+        source: Its path on the host; empty for an empty drive.
+        format: How it is written.
+        allocation: Bytes that it takes on the host for itself; None where that isn't known.
+        shared: Bytes of the image underneath, which it shares; 0 without one.
+    """
 
     target: str
     device: str
     bus: str
     source: str
     format: str
+    allocation: int | None = None
+    shared: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +170,7 @@ def describe(domain: Domain, record: Record | None, *, reach: Reach) -> MachineI
         ssh_user="" if record is None else record.ssh_user,
         host_key="" if record is None else record.host_key,
         autostart=domain.autostart(),
-        disks=tuple(_disk(node) for node in root.findall("devices/disk")),
+        disks=tuple(_with_space(domain, _disk(node)) for node in root.findall("devices/disk")),
         nics=tuple(_nic(node) for node in root.findall("devices/interface")),
         snapshots=tuple(entry.name for entry in snapshots.list_snapshots(domain)),
         sources=sighting.said,
@@ -203,6 +216,22 @@ def _disk(node: etree._Element) -> DiskInfo:
         source=where,
         format=_attribute(node, "driver", "type"),
     )
+
+
+def _with_space(domain: Domain, disk: DiskInfo) -> DiskInfo:
+    """Return the disk with what it takes, where a pool has it."""
+    if not disk.source.startswith("/"):
+        return disk
+    try:
+        own = at_path(domain.connection, disk.source).facts()
+    except VmctlError:
+        return disk
+    shared = 0
+    if own.backing:
+        # The image may be in no pool.
+        with suppress(VmctlError):
+            shared = at_path(domain.connection, own.backing).facts().allocation
+    return replace(disk, allocation=own.allocation, shared=shared)
 
 
 def _nic(node: etree._Element) -> NicInfo:

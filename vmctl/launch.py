@@ -32,7 +32,7 @@ from vmctl.imaging.inspection import Image
 from vmctl.plan import Imported, NewVolume, Plan, make_plan
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import ProgressCallback, Reporter, being_undone
-from vmctl.removal import is_going, remove_machine
+from vmctl.removal import remove_machine
 from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.render.volume import render_volume
@@ -286,7 +286,7 @@ class _Transaction:
             domain.update_record(brought=self._brought)
 
         for last in (False, False, True):
-            self._await_removal(domain, plan.pool, key, phase)
+            self._await_removal(plan.pool, key[1], phase)
             base = bases.ensure_in_pool(plan.pool, image, phase=phase, note_brought=note_brought)
             try:
                 self._create(plan, volume, base.path)
@@ -297,20 +297,18 @@ class _Transaction:
             else:
                 return
 
-    def _await_removal(
-        self, domain: Domain, pool: Pool, base: tuple[str, str], phase: ReportedPhase
-    ) -> None:
+    def _await_removal(self, pool: Pool, volume: str, phase: ReportedPhase) -> None:
         """Wait while somebody is removing the image, with a machine that brought it or alone."""
 
         def gone() -> bool | None:
-            if not is_going(domain, base) and not bases.is_being_removed(pool, base[1]):
+            if not bases.is_being_removed(pool, volume):
                 return True
             phase.update("somebody else is removing it")
             return None
 
         if Signal().wait_for(gone, deadline=time.monotonic() + _REMOVAL_SECONDS) is None:
             raise ConflictError(
-                f"the image '{base[1]}' in the pool '{base[0]}' is being removed",
+                f"the image '{volume}' in the pool '{pool.name}' is being removed",
                 hint="wait until that has ended, and launch again",
             )
 

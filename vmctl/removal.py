@@ -15,7 +15,7 @@ from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.names import Listed, list_domains
 from vmctl.hypervisor.storage import open_pool
 
-__all__ = ["is_going", "releasable_bases", "releasable_networks", "remove_machine"]
+__all__ = ["releasable_bases", "releasable_networks", "remove_machine"]
 
 # Longer than the removal of anything takes.
 _CLAIM_SECONDS = 600.0
@@ -55,7 +55,7 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
     steps += [
         (
             f"the image '{image}' in the pool '{pool}'",
-            partial(_remove_image, domain, pool, image),
+            partial(_remove_image, domain, record, (pool, image)),
         )
         for pool, image in releasable_bases(domain, record)
     ]
@@ -88,9 +88,19 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
         domain.undefine()
 
 
-def _remove_image(domain: Domain, pool: str, image: str) -> None:
-    with suppress(NotFoundError):
-        open_pool(domain.connection, pool).delete(image)
+def _remove_image(domain: Domain, record: Record, base: tuple[str, str]) -> None:
+    try:
+        pool = open_pool(domain.connection, base[0])
+    except NotFoundError:
+        return
+    if not bases.is_complete(pool, base[1]):
+        # Nobody can have a disk on it, and who waits for it uploads it then.
+        pool.delete(base[1])
+        return
+    with claimed(_CLAIM_SECONDS) as claim, bases.being_removed(pool, base[1], claim):
+        # Whoever needs it from here on waits, so who uses it is seen only now.
+        if base in releasable_bases(domain, record):
+            pool.delete(base[1])
 
 
 def _remove_volume(domain: Domain, volume: OwnedVolume) -> None:
@@ -157,22 +167,6 @@ def releasable_networks(domain: Domain, record: Record) -> tuple[str, ...]:
             with suppress(NotFoundError):
                 used.update(other.domain.networks())
     return tuple(name for name in record.started_networks if name not in used)
-
-
-def is_going(domain: Domain, base: tuple[str, str]) -> bool:
-    """Return whether an image is just being removed with another machine, which brought it.
-
-    Such a machine says so in its record before it looks who else uses the image. So whoever has
-    the image in a record of its own, and then finds nobody of that kind, can rely on it.
-    """
-    return any(
-        other.record is not None
-        and other.record.phase is Phase.DELETING
-        and base in other.record.brought
-        and other.record.claim is not None
-        and not other.record.claim.is_abandoned()
-        for other in _others(domain)
-    )
 
 
 def _others(domain: Domain) -> list[Listed]:

@@ -98,6 +98,10 @@ def test_from_a_url_to_a_running_guest(
     found = host.images.info("tiny-1")
     assert found.clones == 2
     assert found.saved == found.allocation
+    (disk,) = [disk for disk in second.info().disks if disk.target == "vda"]
+    assert disk.shared == found.allocation
+    assert disk.allocation is not None
+    assert 0 < disk.allocation < found.allocation / 10
     assert f"the machine '{first.name}'" in found.used_by
     assert f"the machine '{second.name}'" in found.used_by
     with pytest.raises(vmctl.ConflictError, match="is in use") as caught:

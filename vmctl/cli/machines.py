@@ -16,7 +16,7 @@ from vmctl.cli.specs import read_spec
 from vmctl.cli.streams import asks_on_terminal
 
 if TYPE_CHECKING:
-    from vmctl.info import MachineInfo, MachineSummary
+    from vmctl.info import DiskInfo, MachineInfo, MachineSummary
     from vmctl.spec import VMSpec
     from vmctl.vm import VM
 
@@ -141,6 +141,14 @@ def info(app: App, name: str) -> None:
     app.show(found, lambda: _print_info(found))
 
 
+def _space(disk: DiskInfo) -> str:
+    """Return what a disk takes, and what of it others share."""
+    if disk.allocation is None:
+        return ""
+    shared = f", on an image of {human_size(disk.shared)} that is shared" if disk.shared else ""
+    return f", takes {human_size(disk.allocation)}{shared}"
+
+
 def _print_info(found: MachineInfo) -> None:
     print_fields(
         [
@@ -164,6 +172,7 @@ def _print_info(found: MachineInfo) -> None:
                 "disks",
                 [
                     f"{disk.target} ({disk.bus} {disk.device}) {disk.source or 'empty'}"
+                    f"{_space(disk)}"
                     for disk in found.disks
                 ],
             ),
