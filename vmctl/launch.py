@@ -27,7 +27,8 @@ from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.metadata import Phase, Record, Role
 from vmctl.hypervisor.seeds import eject_seed
-from vmctl.hypervisor.storage import Pool
+from vmctl.hypervisor.storage import Pool, Volume
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.inspection import Image
 from vmctl.plan import Imported, NewVolume, Plan, make_plan
 from vmctl.progress import Phase as ReportedPhase
@@ -207,6 +208,7 @@ class _Transaction:
         try:
             self._reserve(plan, record)
             self._make_volumes(plan, domain)
+            self._let_go_of_copied(plan, domain)
             if plan.spec.autostart:
                 domain.set_autostart(on=True)
             self._whole = True
@@ -251,6 +253,17 @@ class _Transaction:
                     self._create(plan, volume)
                     _fill(plan, volume, phase)
 
+    def _let_go_of_copied(self, plan: Plan, domain: Domain) -> None:
+        """Take the images out of the record that its disks are full copies of."""
+        linked = {
+            (plan.pool.name, bases.base_name(volume.base))
+            for volume in plan.volumes
+            if volume.base is not None and not volume.full
+        }
+        kept = tuple(base for base in plan.record.bases if base in linked)
+        if kept != plan.record.bases:
+            domain.update_record(bases=kept)
+
     def _start_networks(self, domain: Domain) -> None:
         for name in domain.networks():
             if not networks.is_active(domain.connection, name):
@@ -258,13 +271,19 @@ class _Transaction:
                 domain.update_record(started_networks=self._started)
                 networks.ensure_active(domain.connection, name)
 
-    def _create(self, plan: Plan, volume: NewVolume, backing_path: str | None = None) -> None:
+    def _create(self, plan: Plan, volume: NewVolume, base: Volume | None = None) -> None:
         name = volume.owned.name
         xml = render_volume(
-            name, capacity=volume.capacity, format=volume.format, backing_path=backing_path
+            name,
+            capacity=volume.capacity,
+            format=volume.format,
+            backing_path=None if base is None or volume.full else base.path,
         )
         try:
-            plan.pool.create(name, xml)
+            if base is not None and volume.full:
+                _copy(plan.pool, base, name, xml, volume.capacity)
+            else:
+                plan.pool.create(name, xml)
         except ConflictError:
             # Whoever's it is, it is not this machine's, so undoing must not remove it.
             self._foreign.add(name)
@@ -289,7 +308,7 @@ class _Transaction:
             self._await_removal(plan.pool, key[1], phase)
             base = bases.ensure_in_pool(plan.pool, image, phase=phase, note_brought=note_brought)
             try:
-                self._create(plan, volume, base.path)
+                self._create(plan, volume, base)
             except VmctlError:
                 # Its uploader may have given up on its own launch, and taken the image with it.
                 if last or plan.pool.find(base.name) is not None:
@@ -336,6 +355,15 @@ class _Transaction:
                     details=f"it failed because: {error}\nthe undoing failed because: {failure}",
                     hint="mend the cause, then `vmctl gc` removes what is left",
                 ) from error
+
+
+def _copy(pool: Pool, base: Volume, name: str, xml: str, capacity: int) -> None:
+    """Make a volume that holds all of an image, and stands alone."""
+    copy = StoredVolume(pool.connection, pool.name, name)
+    copy.create(xml, source=StoredVolume(pool.connection, pool.name, base.name))
+    if copy.facts().capacity < capacity:
+        # A copy is as large as what it is a copy of.
+        copy.resize(capacity)
 
 
 def _fill(plan: Plan, volume: NewVolume, phase: ReportedPhase) -> None:

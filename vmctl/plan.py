@@ -60,6 +60,7 @@ class NewVolume:
         format: ``qcow2`` or ``raw``.
         capacity: What the guest sees, in bytes.
         base: The image under it.
+        full: Whether it is a copy of that image, and does not lie on it.
         content: What is written into it: bytes, or a file on the client.
     """
 
@@ -67,6 +68,7 @@ class NewVolume:
     format: str
     capacity: int
     base: Image | ImageName | None = None
+    full: bool = False
     content: bytes | Path | None = None
 
 
@@ -350,6 +352,7 @@ class _Builder:
                         format=kind,
                         capacity=_capacity(disk.size, base, field),
                         base=base,
+                        full=disk.full_clone,
                     )
                 ),
                 kind,

@@ -314,3 +314,25 @@ def test_an_image_that_was_changed_is_found(
     with file.open("ab") as handle:
         handle.write(b"x" * 8192)
     assert check() == "fail"
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "raw"])
+def test_a_full_clone_stands_alone(
+    host: vmctl.Host, own_image: Path, make_spec: SpecMaker, clean_images: set[str], kind: str
+) -> None:
+    made = host.images.import_file(own_image, name="whole")
+    size = made.virtual_size + (64 << 20)
+    vm = host.launch(
+        make_spec(
+            image="whole", disks=[{"full_clone": True, "format": kind, "size": f"{size >> 20}MiB"}]
+        )
+    )
+    # Nothing lies on the image any more, so it can go, under the running guest.
+    assert host.images.remove("whole").clones == 0
+    seen = vm.run("cat /sys/class/block/vda/size", check=True).stdout
+    assert int(seen) * 512 == size >> 20 << 20
+    vm.restart()
+    assert vm.run("uname -s", check=True).stdout.strip() == "Linux"
+    (disk,) = [disk for disk in vm.info().disks if disk.target == "vda"]
+    assert (disk.format, disk.shared) == (kind, 0)
+    vm.delete()

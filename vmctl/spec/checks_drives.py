@@ -61,7 +61,8 @@ def _check_sources(spec: VMSpec) -> Iterator[SpecProblem]:
             yield SpecProblem(
                 path, "needs a size (blank), an image (linked clone), a volume or a network disk"
             )
-        if disk.image is not None and disk.format is not DiskFormat.QCOW2:
+        linked = disk.image is not None and not disk.full_clone
+        if linked and disk.format is not DiskFormat.QCOW2:
             yield SpecProblem(f"{path}.format", "a linked clone is qcow2; leave format out")
         if disk.size is not None and int(disk.size) % _SECTOR:
             yield SpecProblem(

@@ -96,6 +96,8 @@ class DiskSpec(SpecModel):
     """The disk's size, with a unit; a clone without one is as large as its image."""
     image: LongLine | None = None
     """An image of its own that this disk is a linked clone of: an alias, a path or a URL."""
+    full_clone: bool = False
+    """Whether it is a copy of its image that stands alone, and not a linked clone on top of it."""
     volume: VolumeName | None = None
     """An existing volume to attach: a name, or `pool/name`. vmctl never deletes it."""
     network: NetworkDiskSpec | None = None
@@ -127,6 +129,8 @@ class DiskSpec(SpecModel):
             problems.append(
                 SpecProblem("size", "an existing volume has its size already; leave size out")
             )
+        if self.full_clone and (self.volume is not None or self.network is not None):
+            problems.append(SpecProblem("full_clone", "only a clone of an image can be a full one"))
         problems += self._network_problems()
         if self.read_only and self.volume is None and self.network is None:
             problems.append(

@@ -206,6 +206,7 @@ NOT_RENDERED = {
     "labels",  # in the record (test_metadata, and test_lifecycle on a guest)
     "autostart",  # a flag of libvirt's (test_lifecycle)
     "disks.image",  # in the volume's XML, as its backing file (test_volume, test_lifecycle)
+    "disks.full_clone",  # in how the volume is made (test_images, on a guest)
     "nics.forwards",  # told to QEMU's monitor after start (test_reaching), with what is in it
     "nics.forwards.address",
     "nics.forwards.protocol",
