@@ -81,11 +81,13 @@ def _collect_uploads(
     connection: Connection, found: list[Leftover], failures: list[VmctlError], *, dry_run: bool
 ) -> None:
     for upload in uploads.list_uploads(connection):
-        if upload.claim is None or not upload.claim.is_abandoned():
+        if uploads.is_marked(upload.volume):
             continue
         if _is_anothers_image(connection, upload):
+            if not dry_run:
+                uploads.unmark(upload.volume)
             continue
-        found.append(_half_volume(upload, upload.claim.client))
+        found.append(_half_volume(upload, upload.claim.client if upload.claim else ""))
         if dry_run:
             continue
         try:

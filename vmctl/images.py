@@ -33,6 +33,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"(?:sha256[:-])?([0-9a-f]{8,64})")
 # Uploading to a far host may take its time.
 _UPLOAD_SECONDS = 7200.0
+# Longer than a removal takes.
+_REMOVAL_SECONDS = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,7 @@ class Images:
             verified_by=fetched.verified_by,
             user=(entry.user or "") if entry else "",
             os=(entry.os or "") if entry else "",
+            arch=entry.arch if entry else "",
         )
 
     def import_file(
@@ -190,18 +193,15 @@ class Images:
     def _keep(self, image: Image, name: str, reporter: Reporter, **known: str) -> ImageInfo:
         pool = self._open()
         bases.refuse_without_room(pool, image)
-        with reporter.phase("upload") as phase:
-            _upload(pool, image, phase)
-        image_names.write_name(
-            pool,
-            ImageName(
-                name=name,
-                digest=image.digest,
-                virtual_size=image.virtual_size,
-                added=datetime.now(UTC).isoformat(timespec="seconds"),
-                **known,
-            ),
+        entry = ImageName(
+            name=name,
+            digest=image.digest,
+            virtual_size=image.virtual_size,
+            added=datetime.now(UTC).isoformat(timespec="seconds"),
+            **known,
         )
+        with reporter.phase("upload") as phase:
+            _upload(pool, image, entry, phase)
         return self.info(name)
 
     # -- there
@@ -280,7 +280,7 @@ class Images:
             image_names.remove_name(pool, reference)
             return found
         if not self._delete(pool, found):
-            users = self.info(found.digest).used_by
+            users = self.info(found.digest).used_by or ("somebody is bringing it in right now",)
             raise ConflictError(
                 f"the image '{reference}' is in use",
                 details="\n".join(users),
@@ -314,10 +314,16 @@ class Images:
     def _delete(self, pool: Pool, image: ImageInfo) -> bool:
         """Delete an image unless something uses it; a launch that comes meanwhile waits."""
         volume = f"sha256-{image.digest}.qcow2"
-        with claimed(_UPLOAD_SECONDS) as claim, bases.being_removed(pool, volume, claim):
+        with claimed(_REMOVAL_SECONDS) as claim, bases.being_removed(pool, volume, claim):
+            names = [
+                entry.name for entry in image_names.list_names(pool) if entry.digest == image.digest
+            ]
+            # It may have been given a name, or a user, since it was looked at.
+            if _is_being_uploaded(pool, image) or not set(names) <= set(image.names):
+                return False
             if _users(read_usage(self._connection), pool, volume):
                 return False
-            for name in image.names:
+            for name in names:
                 image_names.remove_name(pool, name)
             pool.delete(volume)
         return True
@@ -337,7 +343,7 @@ def _users(usage: Usage, pool: Pool, volume: str) -> tuple[str, ...]:
 
 def _is_being_uploaded(pool: Pool, image: ImageInfo) -> bool:
     volume = f"sha256-{image.digest}.qcow2"
-    return not image.complete and any(
+    return any(
         upload.volume.name == volume
         and upload.volume.pool == pool.name
         and (upload.claim is None or not upload.claim.is_abandoned())
@@ -345,22 +351,32 @@ def _is_being_uploaded(pool: Pool, image: ImageInfo) -> bool:
     )
 
 
-def _upload(pool: Pool, image: Image, phase: Phase) -> None:
-    """Bring an image into the pool, recorded, so that `gc` finds what a killed client leaves."""
+def _upload(pool: Pool, image: Image, entry: ImageName, phase: Phase) -> None:
+    """Bring an image into the pool, and give it a name.
+
+    It is recorded from before the image is there until it has its name: `gc` finds what a killed
+    client leaves, and nobody takes the image for one that nobody wants.
+    """
     volume = StoredVolume(pool.connection, pool.name, bases.base_name(image))
     with claimed(_UPLOAD_SECONDS) as claim:
-        marked = False
+        try:
+            uploads.take_over(volume, claim)
+            marked = True
+        except ConflictError:
+            # Somebody else brings it; what that one does is waited for.
+            marked = False
+        brought = False
 
-        def note_brought(brought: bool) -> None:
-            nonlocal marked
-            if brought and not marked:
-                uploads.take_over(volume, claim)
-                marked = True
+        def note_brought(now: bool) -> None:
+            nonlocal brought
+            brought = now
 
         try:
             bases.ensure_in_pool(pool, image, phase=phase, note_brought=note_brought)
+            image_names.write_name(pool, entry)
         except BaseException:
-            if marked and not _is_awaited(pool, volume.name):
+            whole = bases.is_complete(pool, volume.name)
+            if brought and marked and not whole and not _is_awaited(pool, volume.name):
                 volume.delete()
             raise
         finally:
@@ -434,8 +450,13 @@ def obtain(pool: Pool, reference: str, *, reporter: Reporter, arch: str) -> Imag
     is_url = "://" in reference
     if not is_url and _NAME.fullmatch(reference) and not Path(reference).exists():
         known = image_names.read_name(pool, reference)
-        if known is not None and bases.is_complete(pool, bases.name_for(known.digest)):
-            return known
+        if known is not None and known.arch in {"", arch}:
+            if bases.is_complete(pool, bases.name_for(known.digest)):
+                return known
+            raise NotFoundError(
+                f"the image '{reference}' is not in the pool '{pool.name}' any more",
+                hint=f"get it again, for example by `vmctl image pull {reference}`",
+            )
         source = _in_catalogue(reference, arch)
     elif is_url:
         source = _source(reference, None)

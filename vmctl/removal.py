@@ -8,12 +8,14 @@ from functools import partial
 
 from vmctl import bases
 from vmctl.errors import HostUnavailableError, NotFoundError, RollbackError, VmctlError
-from vmctl.hypervisor import networks
+from vmctl.hypervisor import networks, uploads
 from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.image_names import list_names
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.names import Listed, list_domains
-from vmctl.hypervisor.storage import open_pool
+from vmctl.hypervisor.storage import Pool, open_pool
+from vmctl.hypervisor.volumes import StoredVolume, list_volumes
 
 __all__ = ["releasable_bases", "releasable_networks", "remove_machine"]
 
@@ -93,14 +95,28 @@ def _remove_image(domain: Domain, record: Record, base: tuple[str, str]) -> None
         pool = open_pool(domain.connection, base[0])
     except NotFoundError:
         return
-    if not bases.is_complete(pool, base[1]):
-        # Nobody can have a disk on it, and who waits for it uploads it then.
-        pool.delete(base[1])
-        return
     with claimed(_CLAIM_SECONDS) as claim, bases.being_removed(pool, base[1], claim):
         # Whoever needs it from here on waits, so who uses it is seen only now.
-        if base in releasable_bases(domain, record):
+        if base in releasable_bases(domain, record) and not _is_wanted(domain, pool, base[1]):
             pool.delete(base[1])
+
+
+def _is_wanted(domain: Domain, pool: Pool, base: str) -> bool:
+    """Return whether an image got a name meanwhile, or a disk that no record knows of."""
+    digest = bases.digest_of(base)
+    if any(entry.digest == digest for entry in list_names(pool)):
+        return True
+    going = {
+        (volume.pool, volume.name)
+        for other in _others(domain)
+        if other.record is not None and other.record.phase is Phase.DELETING
+        for volume in other.record.volumes
+    }
+    path = pool.path_of(base)
+    return any(
+        volume.backing == path and (pool.name, volume.name) not in going
+        for volume in list_volumes(pool.connection, pool.name)
+    )
 
 
 def _remove_volume(domain: Domain, volume: OwnedVolume) -> None:
@@ -150,7 +166,10 @@ def _is_unfinished(domain: Domain, base: tuple[str, str]) -> bool:
         pool = open_pool(domain.connection, base[0])
     except NotFoundError:
         return False
-    return pool.find(base[1]) is not None and not bases.is_complete(pool, base[1])
+    if pool.find(base[1]) is None or bases.is_complete(pool, base[1]):
+        return False
+    # One that is pulled or imported is in no record; that it is being brought is noted beside it.
+    return not uploads.is_marked(StoredVolume(domain.connection, pool.name, base[1]))
 
 
 def releasable_networks(domain: Domain, record: Record) -> tuple[str, ...]:

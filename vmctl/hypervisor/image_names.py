@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from vmctl.errors import ConflictError, VmctlError
+from vmctl.errors import ConflictError, NotFoundError
 from vmctl.hypervisor.storage import Pool
 from vmctl.render.volume import render_volume
 
@@ -33,6 +34,7 @@ class ImageName:
         added: When, ISO 8601 in UTC.
         user: Who the image's own cloud-init configuration logs in; empty where that isn't known.
         os: The operating system, by libosinfo's short id; empty where that isn't known.
+        arch: The guest's architecture, by libvirt's name; empty where that isn't known.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ImageName:
     added: str = ""
     user: str = ""
     os: str = ""
+    arch: str = ""
 
 
 def read_name(pool: Pool, name: str) -> ImageName | None:
@@ -50,7 +53,7 @@ def read_name(pool: Pool, name: str) -> ImageName | None:
     try:
         content = json.loads(pool.download(name + _SUFFIX))
         return ImageName(**content)
-    except (VmctlError, ValueError, TypeError):
+    except (NotFoundError, ValueError, TypeError):
         return None
 
 
@@ -58,14 +61,10 @@ def write_name(pool: Pool, entry: ImageName) -> None:
     """Let a name stand for an image; what it stood for before is forgotten."""
     content = json.dumps(asdict(entry)).encode().ljust(_SIZE)
     volume = entry.name + _SUFFIX
-    pool.delete(volume)
-    try:
-        pool.create(volume, render_volume(volume, capacity=_SIZE, format="raw"))
-    except ConflictError as error:
-        raise ConflictError(
-            f"somebody else is giving the name '{entry.name}' to an image",
-            hint="see what it stands for: vmctl image list",
-        ) from error
+    if pool.find(volume) is None:
+        # Of two who give it at once, the one who writes last has it.
+        with suppress(ConflictError):
+            pool.create(volume, render_volume(volume, capacity=_SIZE, format="raw"))
     pool.upload(volume, io.BytesIO(content), length=_SIZE)
 
 

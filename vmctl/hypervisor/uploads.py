@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
@@ -17,6 +18,7 @@ from vmctl.errors import ConflictError, VmctlError
 from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling
+from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.render.volume import render_volume
 
@@ -25,6 +27,8 @@ __all__ = ["Upload", "is_marked", "list_uploads", "mark", "take_over", "unmark"]
 _UPLOADING = "uploading"
 _SUFFIX = f".vmctl-{_UPLOADING}"
 _SIZE = 4096
+# Far longer than the writing of a claim takes.
+_WRITING_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,7 @@ def take_over(volume: StoredVolume, claim: Claim, *, kind: str = _UPLOADING) -> 
     Raises:
         ConflictError: Somebody else is at it.
     """
-    before = _claim_of(volume, kind)
-    if before is not None and before.is_abandoned():
+    if _marker(volume, kind).exists() and not is_marked(volume, kind=kind):
         unmark(volume, kind=kind)
     mark(volume, claim, kind=kind)
 
@@ -62,7 +65,11 @@ def is_marked(volume: StoredVolume, *, kind: str = _UPLOADING) -> bool:
     if not _marker(volume, kind).exists():
         return False
     claim = _claim_of(volume, kind)
-    return claim is None or not claim.is_abandoned()
+    if claim is None:
+        # It is just being written; or whoever began that was killed within those milliseconds.
+        deadline = time.monotonic() + _WRITING_SECONDS
+        claim = Signal().wait_for(lambda: _claim_of(volume, kind), deadline=deadline, recheck=0.2)
+    return claim is not None and not claim.is_abandoned()
 
 
 def mark(volume: StoredVolume, claim: Claim, *, kind: str = _UPLOADING) -> None:

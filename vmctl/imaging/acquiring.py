@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from vmctl.imaging.digests import cache_folder
 from vmctl.imaging.download import Fetched, Source, fetch
 from vmctl.imaging.inspection import Image, inspect
@@ -24,5 +30,17 @@ def acquire(source: Source, *, phase: Phase | None = None) -> tuple[Image, Fetch
         folder = cache_folder() / "unpacked"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         unpacked = folder / f"sha256-{fetched.sha256}"
-        path = unpacked if unpacked.exists() else unpack(path, unpacked, phase=phase)
+        with _alone(unpacked):
+            path = unpacked if unpacked.exists() else unpack(path, unpacked, phase=phase)
     return inspect(path, phase=phase), fetched
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Wait until nobody else is making the target."""
+    lock = os.open(target.with_name(f"{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

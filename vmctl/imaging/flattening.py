@@ -14,7 +14,7 @@ from typing import Any
 
 from vmctl.errors import ImageError
 from vmctl.imaging.inspection import inspect
-from vmctl.imaging.qemu_img import run_limited
+from vmctl.imaging.qemu_img import no_room_for, run_limited
 from vmctl.progress import Phase
 
 __all__ = ["flatten"]
@@ -57,7 +57,12 @@ def flatten(
         node = _node(path, kind) | {"backing": node}
     source = f"json:{json.dumps(node)}"
     command = ["convert", "-p", "-O", format, *(["-o", options] if options else []), source]
-    run_limited([*command, str(target.absolute())], size=size, phase=phase)
+    try:
+        run_limited([*command, str(target.absolute())], size=size, phase=phase)
+    except ImageError as error:
+        if (full := no_room_for(target.absolute(), error)) is not None:
+            raise full from error
+        raise
 
 
 def _node(path: Path, kind: str) -> dict[str, Any]:

@@ -20,6 +20,11 @@ _QCOW2_V3_HEADER = 104
 _VHD_COOKIE = b"conectix"
 _VHD_FIXED, _VHD_DYNAMIC = 2, 3
 _VDI_DYNAMIC, _VDI_STATIC = 1, 2
+# Sectors; VMware's own are 20 long.
+_VMDK_DESCRIPTOR = 1024
+_VMDK_PARENT = re.compile(
+    rb"parentFileNameHint|parentCID[ \t]*=[ \t]*(?!f{8}(?![0-9a-f]))", re.IGNORECASE
+)
 _VMDK_EXTENT = re.compile(r"(rw|rdonly|noaccess)\s", re.IGNORECASE)
 _HINT_MERGE = "merge it with its parent where it was made: qemu-img convert -O qcow2 FILE NEW.qcow2"
 _HINT_ANEW = "write it anew where it was made: qemu-img convert -O qcow2 FILE NEW.qcow2"
@@ -134,21 +139,27 @@ def _check_vmdk(path: Path, head: bytes) -> None:
             f"{str(path)!r} is a VMDK that only describes other files",
             hint=_HINT_ANEW,
         )
-    # In sectors: where the descriptor begins, and how long it is.
+    # In sectors: where the descriptor begins, and how long it is. QEMU looks for a parent in 20
+    # sectors after the header, whatever the header says, so that is looked at as well.
     begin, length = struct.unpack("<QQ", head[28:44])
-    text = head[begin * 512 : (begin + length) * 512].split(b"\0")[0].decode("latin-1")
+    for piece in (head[512 : 512 * 21], head[begin * 512 : (begin + length) * 512]):
+        if _VMDK_PARENT.search(piece):
+            raise ImageError(
+                f"{str(path)!r} is a VMDK with a parent, not a whole disk of its own",
+                details="its descriptor names another file",
+                hint=_HINT_MERGE,
+            )
+    if begin != 1 or not 0 < length <= _VMDK_DESCRIPTOR:
+        raise ImageError(
+            f"{str(path)!r} is a VMDK whose descriptor is not where it belongs", hint=_HINT_ANEW
+        )
+    text = head[512 : 512 + length * 512].split(b"\0")[0].decode("latin-1")
     lines = [line.strip() for line in text.splitlines()]
     fields = {
         name.strip().lower(): value.strip().strip('"').lower()
         for name, equals, value in (line.partition("=") for line in lines)
         if equals
     }
-    if fields.get("parentcid", "ffffffff") != "ffffffff" or "parentfilenamehint" in fields:
-        raise ImageError(
-            f"{str(path)!r} is a VMDK with a parent, not a whole disk of its own",
-            details="\n".join(line for line in lines if line.lower().startswith("parent")),
-            hint=_HINT_MERGE,
-        )
     kind = fields.get("createtype", "")
     if kind not in {"monolithicsparse", "streamoptimized"}:
         raise ImageError(

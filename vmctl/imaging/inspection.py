@@ -173,7 +173,7 @@ def _judge(file: Path, found: Found, ends: headers.Ends) -> tuple[str, int]:
         found["vpc"] = None
         found.pop("raw", None)
     kinds = sorted(set(found) - _RAW_CONTENT)
-    if kinds and len(found) > 1 and None not in found.values():
+    if len(kinds) > 1 or (kinds and len(found) > 1 and None not in found.values()):
         raise ImageError(
             f"{str(file)!r} is several things at once: {', '.join(sorted(found))}",
             details="a file that two programs take for two different things is made to deceive",

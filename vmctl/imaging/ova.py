@@ -31,7 +31,7 @@ _MOST_MANIFEST = 1024 * 1024
 _HINT_AGAIN = "get it again, and compare its checksum"
 _HINT_EXPORT = "export the machine again; an OVA holds one .ovf, its manifest and its disks"
 _DIGESTS = {"SHA1": "sha1", "SHA256": "sha256", "SHA384": "sha384", "SHA512": "sha512"}
-_MANIFEST_LINE = re.compile(r"(SHA1|SHA256|SHA384|SHA512) ?\(([^()]{1,200})\) ?= ?([0-9a-fA-F]+)")
+_MANIFEST_LINE = re.compile(r"(SHA1|SHA256|SHA384|SHA512) ?\((.{1,200})\) ?= ?([0-9a-fA-F]+)")
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def _members(path: Path) -> dict[str, _Member]:
                     if member.size < 0 or member.offset_data + member.size > whole.st_size:
                         refuse(f"was cut off inside {name!r}", hint=_HINT_AGAIN)
                     found[name] = _Member(path, member.offset_data, member.size)
-    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as error:
         raise ImageError(
             f"{str(path)!r} is no OVA: it is no tar file, or a damaged one",
             details=str(error),

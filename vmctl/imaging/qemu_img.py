@@ -6,19 +6,21 @@ qemu-img runs under limits of both, as OpenStack's services run it.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import tempfile
 import threading
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from vmctl.errors import ImageError, ResourceError, UnsupportedError
 from vmctl.imaging.inspection import Image
 from vmctl.progress import Phase
 
-__all__ = ["convert", "run_limited"]
+__all__ = ["convert", "no_room_for", "run_limited"]
 
 _ADDRESS_SPACE = 2 << 30
 # What any image may take, and a second more for every 4 MiB of it: the slowest disk does better.
@@ -58,26 +60,59 @@ def convert(
     target = target.absolute()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         part = Path(folder) / "part"
-        command = ["convert", "-p", "-f", image.format, "-O", format]
+        command = ["convert", "-p", "-O", format]
         command += ["-c"] if compress else []
         command += ["-o", options] if options else []
         # An absolute path is never taken for a protocol (`nbd:`, `json:`).
-        command += [str(image.path.absolute()), str(part)]
+        command += [_source(image), str(part)]
+        before = _stamp(image.path)
         try:
             run_limited(command, size=max(image.size, image.virtual_size), phase=phase)
         except ImageError as error:
-            if shutil.disk_usage(folder).free < _NO_ROOM:
-                raise ResourceError(
-                    f"there is no room for {str(target)!r}",
-                    details=error.details,
-                    hint="make room there, or name another folder",
-                ) from error
+            if (full := no_room_for(target, error)) is not None:
+                raise full from error
             raise ImageError(
                 f"can't convert {str(image.path)!r} from {image.format} to {format}",
                 details=error.details,
                 hint="get the image again, and compare its checksum",
             ) from error
+        if _stamp(image.path) != before or before[0] != image.size:
+            raise ImageError(
+                f"the image {str(image.path)!r} changed while it was being read",
+                hint="convert a file that nothing writes to",
+            )
+        _sync(part)
         part.replace(target)
+
+
+def _source(image: Image) -> str:
+    """Return what qemu-img shall open: the file in its format, and nothing that it may name."""
+    file = {"driver": "file", "filename": str(image.path.absolute())}
+    node: dict[str, Any] = {"driver": image.format, "file": file}
+    if image.format in {"qcow2", "vmdk"}:
+        node["backing"] = None
+    return f"json:{json.dumps(node)}"
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def no_room_for(target: Path, error: ImageError) -> ResourceError | None:
+    """Return the error for a disk that is full, if it was that which made qemu-img fail."""
+    if shutil.disk_usage(target.parent).free >= _NO_ROOM:
+        return None
+    return ResourceError(
+        f"there is no room for {str(target)!r}",
+        details=error.details,
+        hint="make room there, or name another folder",
+    )
 
 
 def run_limited(arguments: list[str], *, size: int, phase: Phase | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -64,6 +64,12 @@ def export(
             f"'{domain.name}' has no disk, so there is nothing to export",
             hint=f"its spec is all there is of it: `vmctl info {domain.name} --format yaml`",
         )
+    wanted = record.spec.get("disks") or ()
+    if len(wanted) != len(disks):
+        raise UnsupportedError(
+            f"'{domain.name}' has {len(disks)} disks, and its record knows of {len(wanted)}",
+            hint="take the disks out again that were put in by another program",
+        )
     if not isinstance(target, Path) and form is not ExportFormat.BUNDLE:
         raise UsageError(
             f"{form} can't be written as a stream", hint="name a file, or export a bundle"
@@ -93,24 +99,40 @@ def _appearing(target: Path, *, replace: bool) -> Iterator[Path]:
     """Give a name beside the target's, which becomes the target's when the block succeeds."""
     if not target.parent.is_dir():
         raise NotFoundError(f"there is no folder {str(target.parent)!r}", hint="make it first")
-    part = target.with_name(f"{target.name}.part")
     if os.path.lexists(target) and not (replace and target.is_file()):
         raise ConflictError(
             f"there is a file {str(target)!r} already", hint="choose another name, or replace it"
         )
-    _remove(part)
-    try:
+    with tempfile.TemporaryDirectory(
+        dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True
+    ) as folder:
+        part = Path(folder) / "part"
         yield part
+        if part.is_dir() and os.path.lexists(target):
+            raise ConflictError(
+                f"there is a file {str(target)!r} already, and several disks make a folder",
+                hint="choose another name",
+            )
+        if replace:
+            part.replace(target)
+        else:
+            _move_anew(part, target)
+
+
+def _move_anew(part: Path, target: Path) -> None:
+    """Give a file its name unless there is one of that name by now."""
+    if part.is_dir():
+        part.rename(target)
+        return
+    try:
+        target.hardlink_to(part)
+    except FileExistsError as error:
+        raise ConflictError(
+            f"there is a file {str(target)!r} by now", hint="choose another name, or replace it"
+        ) from error
+    except OSError:
+        # A file system without links.
         part.replace(target)
-    finally:
-        _remove(part)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 class _Export:

@@ -310,6 +310,7 @@ class _Bundle(_Opened):
                 for disk, size in zip(disks, sizes, strict=True)
             ]
             media, warnings = self._without_media(data)
+            warnings += _without_reach(data)
             data |= media
             self._without_files(data)
         except (TypeError, ValueError, AttributeError) as error:
@@ -367,3 +368,23 @@ class _Bundle(_Opened):
             return spec
         places = {role: str(path) for role, path in self._boot.items()}
         return spec.replace(boot=spec.boot.replace(**places))
+
+
+def _without_reach(data: dict[str, Any]) -> list[str]:
+    """Take out what would let a stranger's machine read files of the host, or open it to others.
+
+    A bridge and forwarded ports are what the machine is for, so they stay, and are told.
+    """
+    warnings = []
+    rng = data.get("rng") or {}
+    if rng.pop("source", None) not in {None, "/dev/urandom", "/dev/random"}:
+        warnings.append("its random numbers come from the host's own source again")
+    graphics = data.get("graphics") or {}
+    if graphics.pop("listen", None) not in {None, "127.0.0.1", "::1"}:
+        warnings.append("its screen is reached from the host alone again")
+    for nic in data.get("nics") or ():
+        if nic.get("bridge"):
+            warnings.append(f"it joins the host's bridge {nic['bridge']}")
+        if nic.get("forwards"):
+            warnings.append("ports of the host are forwarded to it")
+    return warnings

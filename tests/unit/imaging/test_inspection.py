@@ -156,6 +156,31 @@ def test_a_vmdk_with_foreign_extents(tmp_path: Path) -> None:
     assert "/etc/shadow" in caught.value.details
 
 
+@pytest.mark.parametrize("where", [512, 1024, 5 * 512, 20 * 512 + 400])
+def test_a_vmdk_that_hides_its_parent(tmp_path: Path, where: int) -> None:
+    content = bytearray(make(tmp_path / "v.vmdk", "vmdk").read_bytes())
+    line = b'\nparentCID=12345678\nparentFileNameHint="/etc/shadow"\n'
+    content[28:44] = struct.pack("<QQ", 1, 1)
+    content[where : where + len(line)] = line
+    with pytest.raises(ImageError, match="with a parent"):
+        inspect(write(tmp_path, bytes(content)))
+
+
+def test_a_vmdk_whose_descriptor_is_elsewhere(tmp_path: Path) -> None:
+    content = bytearray(make(tmp_path / "v.vmdk", "vmdk").read_bytes())
+    content[28:36] = struct.pack("<Q", 40)
+    with pytest.raises(ImageError):
+        inspect(write(tmp_path, bytes(content)))
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "vmdk"])
+def test_an_image_with_the_footer_of_another(tmp_path: Path, kind: str) -> None:
+    footer = make(tmp_path / "vhd", "vpc", "-o", "subformat=fixed").read_bytes()[-512:]
+    content = make(tmp_path / "x", kind).read_bytes()
+    with pytest.raises(ImageError, match="several things at once"):
+        inspect(write(tmp_path, content + footer))
+
+
 @pytest.mark.parametrize(
     ("kind", "at", "value"),
     [("vdi", 0x4C, struct.pack("<I", 4)), ("vdi", 0x1B8, b"\1"), ("vpc", 60, b"\0\0\0\4")],
@@ -242,7 +267,7 @@ def test_what_was_found_is_remembered_until_the_file_changes(
     later(path, monkeypatch)
     assert inspect(path).digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert len(readings) == 2
-    for garbage in ("garbage", "[]", '{"version": 2}', '{"version": 2, "stamp": 1, "seen": {}}'):
+    for garbage in ("garbage", "[]", '{"version": 3}', '{"version": 3, "stamp": 1, "seen": {}}'):
         entry.write_text(garbage)
         assert inspect(path).digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
