@@ -26,7 +26,8 @@ SpecMaker = Callable[..., vmctl.VMSpec]
 
 @pytest.fixture
 def clean_images(host: vmctl.Host) -> Iterator[set[str]]:
-    """See that a test leaves no image but those that were there."""
+    """See that a test leaves no image but those that were there; it begins with none."""
+    host.images.prune(everything=True)
     before = pool_volumes(host)
     yield before
     for entry in host.list():
