@@ -421,10 +421,11 @@ def _name_of(place: str) -> str:
 
 
 def _checked(name: str) -> str:
-    if _NAME.fullmatch(name) is None:
+    if _NAME.fullmatch(name) is None or _DIGEST.fullmatch(name):
         raise UsageError(
             f"{name[:80]!r} can't be an image's name",
-            hint="a name has letters, digits, dots, dashes and underscores; give one by --name",
+            hint="a name has letters, digits, dots, dashes and underscores, and does not look like "
+            "a digest; give one by --name",
         )
     return name
 

@@ -251,6 +251,11 @@ def download(volume: StoredVolume, path: Path, *, replace: bool, phase: Phase) -
         ConflictError: There is such a file.
         NotFoundError: There is no such volume, or no such folder.
     """
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise UsageError(
+            f"{str(path)!r} is no regular file, and is not replaced by one",
+            hint="name a new file, or an ordinary one",
+        )
     if not replace and path.exists():
         raise _file_exists(path)
     size = volume.physical_size()

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from vmctl import streaming
+from vmctl import bases, streaming
 from vmctl.errors import ConflictError, ResourceError, UnsupportedError, UsageError
-from vmctl.hypervisor import pools, volumes
+from vmctl.hypervisor import image_names, pools, volumes
 from vmctl.hypervisor.attachment import key_of
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
@@ -353,6 +353,11 @@ class Volumes:
         volume.delete()
 
     def _refuse_used(self, facts: VolumeFacts, done: str) -> None:
+        if bases.is_base(facts.name) or image_names.is_name(facts.name):
+            raise ConflictError(
+                f"the volume '{facts.name}' is an image's, and is not {done} as a volume",
+                hint="`vmctl image remove` and `vmctl image prune` remove images",
+            )
         # What was made behind libvirt's back may lie on it.
         volumes.names_in(self._connection, facts.pool)
         users = self._users(read_usage(self._connection), facts)

@@ -86,10 +86,11 @@ def list_images(app: App, remote: bool, arch: str | None) -> None:
     app.show(found, lambda: _print(found))
 
 
-def _done(app: App, made: ImageInfo, verb: str) -> None:
+def _done(app: App, made: ImageInfo, verb: str, given: str | None) -> None:
     app.show(made, lambda: _print([made]))
-    if app.wants_table and made.names:
-        app.note(f"{verb}; use it in a spec as `image: {made.names[-1]}`")
+    name = given or (made.names[0] if len(made.names) == 1 else None)
+    if app.wants_table:
+        app.note(f"{verb}; use it in a spec as `image: {name}`" if name else verb)
 
 
 @command("pull")
@@ -110,9 +111,9 @@ def pull(app: App, /, reference: str, unverified: bool, **options: str | None) -
             unverified=unverified,
             progress=progress,
         )
-    if "nothing" in made.verified_by:
+    if unverified and "nothing" in made.verified_by:
         app.warn("nothing said what this image has to be: it was not verified")
-    _done(app, made, "pulled")
+    _done(app, made, "pulled", options["name"])
 
 
 @command("import")
@@ -129,7 +130,7 @@ def import_file(app: App, path: str, kind: str | None, name: str | None) -> None
     """Look into the image FILE, and keep it in the pool."""
     with app.connect() as host, app.progress(passing=True) as progress:
         made = host.images.import_file(path, name=name, format=kind, progress=progress)
-    _done(app, made, "imported")
+    _done(app, made, "imported", name)
 
 
 @command("build")
@@ -146,7 +147,7 @@ def build(
         made = host.images.build(
             recipe, name=name, packages=packages, mirror=mirrors, progress=progress
         )
-    _done(app, made, "built")
+    _done(app, made, "built", name)
 
 
 @command("info")

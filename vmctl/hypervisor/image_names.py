@@ -15,7 +15,7 @@ from vmctl.errors import ConflictError, NotFoundError
 from vmctl.hypervisor.storage import Pool
 from vmctl.render.volume import render_volume
 
-__all__ = ["ImageName", "list_names", "read_name", "remove_name", "write_name"]
+__all__ = ["ImageName", "is_name", "list_names", "read_name", "remove_name", "write_name"]
 
 _SUFFIX = ".vmctl-image"
 _SIZE = 4096
@@ -46,6 +46,11 @@ class ImageName:
     user: str = ""
     os: str = ""
     arch: str = ""
+
+
+def is_name(volume: str) -> bool:
+    """Return whether a volume of that name keeps the name of an image."""
+    return volume.endswith(_SUFFIX)
 
 
 def read_name(pool: Pool, name: str) -> ImageName | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vmctl.errors import ImageError
 from vmctl.imaging.digests import cache_folder
 from vmctl.imaging.download import Fetched, Source, fetch
 from vmctl.imaging.inspection import Image, inspect
@@ -32,7 +33,15 @@ def acquire(source: Source, *, phase: Phase | None = None) -> tuple[Image, Fetch
         unpacked = folder / f"sha256-{fetched.sha256}"
         with _alone(unpacked):
             path = unpacked if unpacked.exists() else unpack(path, unpacked, phase=phase)
-    return inspect(path, phase=phase), fetched
+    try:
+        return inspect(path, phase=phase), fetched
+    except ImageError as error:
+        raise ImageError(
+            f"what {fetched.url} gave is not fit to be used",
+            details=str(error),
+            hint="see whether the URL is that of a disk image; a raw disk without partitions is "
+            "downloaded by other means and imported with --as raw",
+        ) from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from vmctl.errors import ImageError, ResourceError, UnsupportedError
 from vmctl.imaging.inspection import Image
 from vmctl.progress import Phase
 
-__all__ = ["convert", "no_room_for", "run_limited"]
+__all__ = ["check_whole", "convert", "no_room_for", "run_limited"]
 
 _ADDRESS_SPACE = 2 << 30
 # What any image may take, and a second more for every 4 MiB of it: the slowest disk does better.
@@ -85,6 +85,28 @@ def convert(
         part.replace(target)
 
 
+def check_whole(image: Image) -> None:
+    """See that all that an inspected qcow2 image's tables point to is in the file.
+
+    Raises:
+        ImageError: It was cut off, or is damaged.
+        UnsupportedError: There is no qemu-img here.
+    """
+    try:
+        run_limited(
+            ["check", "-q", _source(image)],
+            size=image.virtual_size,
+            # Clusters that nothing points to do no harm (qemu-img(1), "check").
+            accepted=(0, 3),
+        )
+    except ImageError as error:
+        raise ImageError(
+            f"{str(image.path)!r} is a qcow2 image that was cut off, or damaged",
+            details=error.details,
+            hint="get it again, and compare its checksum",
+        ) from error
+
+
 def _source(image: Image) -> str:
     """Return what qemu-img shall open: the file in its format, and nothing that it may name."""
     file = {"driver": "file", "filename": str(image.path.absolute())}
@@ -115,12 +137,19 @@ def no_room_for(target: Path, error: ImageError) -> ResourceError | None:
     )
 
 
-def run_limited(arguments: list[str], *, size: int, phase: Phase | None = None) -> str:
+def run_limited(
+    arguments: list[str],
+    *,
+    size: int,
+    accepted: tuple[int, ...] = (0,),
+    phase: Phase | None = None,
+) -> str:
     """Run qemu-img under limits; returns what it printed.
 
     Args:
         arguments: Its command line; every format is to be given in it.
         size: Bytes of the largest disk it has to do with; its time is measured by that.
+        accepted: The exit statuses that are no failure.
         phase: Told how far it is, from what ``-p`` prints.
 
     Raises:
@@ -156,7 +185,7 @@ def run_limited(arguments: list[str], *, size: int, phase: Phase | None = None) 
             watch.cancel()
         errors.seek(0)
         said = errors.read().decode("utf-8", "replace").strip()
-    if status != 0:
+    if status not in accepted:
         why = f"it was ended after {seconds} s of computing" if status < 0 else ""
         raise ImageError(
             f"qemu-img {arguments[0]} failed",

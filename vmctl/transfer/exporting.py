@@ -64,6 +64,12 @@ def export(
             f"'{domain.name}' has no disk, so there is nothing to export",
             hint=f"its spec is all there is of it: `vmctl info {domain.name} --format yaml`",
         )
+    if record.volume(Role.SEED) is not None:
+        raise WrongStateError(
+            f"'{domain.name}' was never provisioned: its cloud-init seed is still needed",
+            state=domain.state().value,
+            hint=f"start it and wait: `vmctl start --wait {domain.name}`; or launch its spec there",
+        )
     wanted = record.spec.get("disks") or ()
     if len(wanted) != len(disks):
         raise UnsupportedError(

@@ -109,3 +109,14 @@ def test_other_formats_become_qcow2_once(
     assert as_qcow2(made) is made
     monkeypatch.setenv("PATH", str(tmp_path))
     assert as_qcow2(raw) == made
+
+
+def test_a_qcow2_image_that_was_cut_off(tmp_path: Path, raw: Image) -> None:
+    whole = tmp_path / "whole.qcow2"
+    qemu_img.convert(raw, whole, "qcow2")
+    assert as_qcow2(inspect(whole)).path == whole
+    for left in (whole.stat().st_size // 2, 300_000):
+        part = tmp_path / f"part-{left}"
+        part.write_bytes(whole.read_bytes()[:left])
+        with pytest.raises(ImageError, match="was cut off, or damaged"):
+            as_qcow2(inspect(part))
