@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urldefrag
 
 from vmctl import bases
@@ -19,13 +20,14 @@ from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.storage import Pool, open_pool
 from vmctl.hypervisor.usage import Usage, read_usage
 from vmctl.hypervisor.volumes import StoredVolume, list_volumes
-from vmctl.imaging.acquiring import acquire
-from vmctl.imaging.catalogue import Catalogue, Entry
-from vmctl.imaging.checksums import Checksum
 from vmctl.imaging.conversion import as_qcow2
-from vmctl.imaging.download import Source
 from vmctl.imaging.inspection import Image, inspect
 from vmctl.progress import Phase, ProgressCallback, Reporter
+
+if TYPE_CHECKING:
+    # What fetches is loaded when something is fetched: TLS and HTTP take their time.
+    from vmctl.imaging.catalogue import Entry
+    from vmctl.imaging.download import Fetched, Source
 
 __all__ = ["ImageInfo", "Images", "obtain"]
 
@@ -104,6 +106,8 @@ class Images:
             ImageError: It can't be had, is not what its checksum says, or is not fit to be used.
             ResourceError: There is no room for it.
         """
+        from vmctl.imaging.catalogue import Catalogue  # noqa: PLC0415 - see above
+
         entry: Entry | None = None
         if "://" in reference:
             source = _source(reference, sha256, unverified=unverified)
@@ -111,11 +115,11 @@ class Images:
             entry = Catalogue().find(reference, arch)
             source = entry.source
             if sha256 is not None:
-                source = Source(url=entry.url, checksum=Checksum.parse(sha256))
+                source = _source(entry.url, sha256)
         called = _checked(name or (entry.name if entry else _name_of(source.url)))
         reporter = Reporter(called, progress)
         with reporter.phase("image") as phase:
-            image, fetched = acquire(source, phase=phase)
+            image, fetched = _acquire(source, phase)
             image = as_qcow2(image, phase=phase)
         return self._keep(
             image,
@@ -260,6 +264,8 @@ class Images:
     @staticmethod
     def catalogue(arch: str | None = None) -> Sequence[Entry]:
         """Return what can be pulled by name: vmctl's own entries, and the user's."""
+        from vmctl.imaging.catalogue import Catalogue  # noqa: PLC0415 - see above
+
         return Catalogue().entries(arch)
 
     # -- out
@@ -389,8 +395,17 @@ def _is_awaited(pool: Pool, volume: str) -> bool:
     return bool(_users(read_usage(pool.connection), pool, volume))
 
 
+def _acquire(source: Source, phase: Phase) -> tuple[Image, Fetched]:
+    from vmctl.imaging.acquiring import acquire  # noqa: PLC0415 - see above
+
+    return acquire(source, phase=phase)
+
+
 def _source(url: str, checksum: str | None, *, unverified: bool = False) -> Source:
     """Return what to fetch for a URL, whose fragment may hold the checksum: ``#sha256=...``."""
+    from vmctl.imaging.checksums import Checksum  # noqa: PLC0415 - see above
+    from vmctl.imaging.download import Source  # noqa: PLC0415
+
     plain, fragment = urldefrag(url)
     if fragment:
         kind, equals, digits = fragment.partition("=")
@@ -465,11 +480,13 @@ def obtain(pool: Pool, reference: str, *, reporter: Reporter, arch: str) -> Imag
         with reporter.phase("image") as phase:
             return as_qcow2(inspect(reference, phase=phase), phase=phase)
     with reporter.phase("image") as phase:
-        image, _fetched = acquire(source, phase=phase)
+        image, _fetched = _acquire(source, phase)
         return as_qcow2(image, phase=phase)
 
 
 def _in_catalogue(reference: str, arch: str) -> Source:
+    from vmctl.imaging.catalogue import Catalogue  # noqa: PLC0415 - see above
+
     try:
         return Catalogue().find(reference, arch).source
     except VmctlError as error:
