@@ -353,11 +353,6 @@ class Volumes:
         volume.delete()
 
     def _refuse_used(self, facts: VolumeFacts, done: str) -> None:
-        if bases.is_base(facts.name) or image_names.is_name(facts.name):
-            raise ConflictError(
-                f"the volume '{facts.name}' is an image's, and is not {done} as a volume",
-                hint="`vmctl image remove` and `vmctl image prune` remove images",
-            )
         # What was made behind libvirt's back may lie on it.
         volumes.names_in(self._connection, facts.pool)
         users = self._users(read_usage(self._connection), facts)
@@ -366,6 +361,11 @@ class Volumes:
                 f"the volume '{facts.name}' in the pool '{facts.pool}' is used by "
                 f"{', '.join(users)}, and is not {done}",
                 hint="delete what uses it first, or detach the volume from it",
+            )
+        if bases.is_base(facts.name) or image_names.is_name(facts.name):
+            raise ConflictError(
+                f"the volume '{facts.name}' is an image's, and is not {done} as a volume",
+                hint="`vmctl image remove` and `vmctl image prune` remove images",
             )
 
     def _refuse_written(self, facts: VolumeFacts, done: str) -> None:
