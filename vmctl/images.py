@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urldefrag
 
 from vmctl import bases
-from vmctl.errors import ConflictError, ImageError, NotFoundError, UsageError, VmctlError
+from vmctl.errors import ConflictError, ImageError, NotFoundError, UsageError
 from vmctl.hypervisor import image_names, uploads
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import Connection
@@ -319,7 +319,7 @@ class Images:
 
     def _delete(self, pool: Pool, image: ImageInfo) -> bool:
         """Delete an image unless something uses it; a launch that comes meanwhile waits."""
-        volume = f"sha256-{image.digest}.qcow2"
+        volume = bases.name_for(image.digest)
         with claimed(_REMOVAL_SECONDS) as claim, bases.being_removed(pool, volume, claim):
             names = [
                 entry.name for entry in image_names.list_names(pool) if entry.digest == image.digest
@@ -348,13 +348,8 @@ def _users(usage: Usage, pool: Pool, volume: str) -> tuple[str, ...]:
 
 
 def _is_being_uploaded(pool: Pool, image: ImageInfo) -> bool:
-    volume = f"sha256-{image.digest}.qcow2"
-    return any(
-        upload.volume.name == volume
-        and upload.volume.pool == pool.name
-        and (upload.claim is None or not upload.claim.is_abandoned())
-        for upload in uploads.list_uploads(pool.connection)
-    )
+    name = bases.name_for(image.digest)
+    return uploads.is_marked(StoredVolume(pool.connection, pool.name, name))
 
 
 def _upload(pool: Pool, image: Image, entry: ImageName, phase: Phase) -> None:
@@ -489,9 +484,7 @@ def _in_catalogue(reference: str, arch: str) -> Source:
 
     try:
         return Catalogue().find(reference, arch).source
-    except VmctlError as error:
-        if not isinstance(error, NotFoundError):
-            raise
+    except NotFoundError as error:
         raise NotFoundError(
             f"there is no image {reference!r}: no file, no name in the pool, and none in the "
             "catalogue",
