@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from vmctl.errors import SpecProblem
 from vmctl.spec.balloon import BalloonSpec
-from vmctl.spec.base import SpecModel
 from vmctl.spec.boot import BootSpec
 from vmctl.spec.clock import ClockSpec
 from vmctl.spec.cloud_init import CloudInitSpec
 from vmctl.spec.cpu import CpuSpec
 from vmctl.spec.disk import DiskSpec
+from vmctl.spec.document import SpecDocument
 from vmctl.spec.firmware import FirmwareSpec
 from vmctl.spec.graphics import GraphicsSpec
 from vmctl.spec.input import InputSpec
@@ -62,7 +61,7 @@ _LabelValue = Annotated[
 _Null = BeforeValidator(_none_is_empty)
 
 
-class VMSpec(SpecModel):
+class VMSpec(SpecDocument):
     """What one machine shall be.
 
     A field that is not written is decided by the ``profile``. A device that is written as null, or
@@ -162,28 +161,6 @@ class VMSpec(SpecModel):
         return self.model_fields_set == other.model_fields_set and super().__eq__(other)
 
     __hash__ = None  # type: ignore[assignment]
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a spec from a YAML file.
-
-        Raises:
-            SpecError: The file can't be read, is not YAML, or is not a valid spec.
-        """
-        from vmctl.spec.loading import read_file  # noqa: PLC0415 - a spec made in Python needs none
-
-        return cls.from_yaml(read_file(Path(path)), source=str(path))
-
-    @classmethod
-    def from_yaml(cls, text: str, *, source: str = "the spec") -> Self:
-        """Read a spec from YAML text; ``source`` is what errors call it.
-
-        Raises:
-            SpecError: The text is not YAML, or is not a valid spec.
-        """
-        from vmctl.spec.loading import parse_mapping, validate  # noqa: PLC0415 - see load
-
-        return validate(cls, parse_mapping(text, source=source), source=source)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Self:

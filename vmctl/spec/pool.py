@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 import yaml
@@ -15,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from vmctl.errors import SpecProblem
 from vmctl.spec.base import SpecModel
+from vmctl.spec.document import SpecDocument
 from vmctl.spec.text import HostPath, Line, LongLine, ObjectName
 
 __all__ = [
@@ -199,7 +199,7 @@ class PoolSource(SpecModel):
     """Who logs in, by a reference to one of libvirt's secrets."""
 
 
-class PoolSpec(SpecModel):
+class PoolSpec(SpecDocument):
     """What one storage pool shall be."""
 
     name: ObjectName
@@ -277,28 +277,6 @@ class PoolSpec(SpecModel):
         if source.dir is not None and not relative and not source.dir.startswith("/"):
             problems.append(SpecProblem("source.dir", f"{source.dir} is not an absolute path"))
         return problems
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a spec from a YAML file.
-
-        Raises:
-            SpecError: The file can't be read, is not YAML, or is not a valid spec.
-        """
-        from vmctl.spec.loading import read_file  # noqa: PLC0415 - a spec made in Python needs none
-
-        return cls.from_yaml(read_file(Path(path)), source=str(path))
-
-    @classmethod
-    def from_yaml(cls, text: str, *, source: str = "the spec") -> Self:
-        """Read a spec from YAML text; ``source`` is what errors call it.
-
-        Raises:
-            SpecError: The text is not YAML, or is not a valid spec.
-        """
-        from vmctl.spec.loading import parse_mapping, validate  # noqa: PLC0415 - see load
-
-        return validate(cls, parse_mapping(text, source=source), source=source)
 
     def to_yaml(self) -> str:
         """Write the spec as YAML: what is written in it, and no defaults."""
