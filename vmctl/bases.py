@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from vmctl.hypervisor import uploads
 from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.image_names import ImageName
-from vmctl.hypervisor.storage import Pool, Volume
+from vmctl.hypervisor.pools import Pool
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.inspection import Image
 from vmctl.progress import Phase
@@ -64,7 +63,7 @@ def is_base(volume: str) -> bool:
 def is_complete(pool: Pool, volume: str) -> bool:
     """Return whether a base image is in the pool, and whole."""
     try:
-        return pool.download(volume, length=len(_MAGIC)) == _MAGIC
+        return StoredVolume.of(pool, volume).read(length=len(_MAGIC)) == _MAGIC
     except NotFoundError:
         return False
 
@@ -79,7 +78,7 @@ def being_removed(pool: Pool, volume: str, claim: Claim) -> Iterator[None]:
     Raises:
         ConflictError: Somebody else is removing it, and takes too long.
     """
-    note = StoredVolume(pool.connection, pool.name, volume)
+    note = StoredVolume.of(pool, volume)
 
     def noted() -> bool | None:
         try:
@@ -106,7 +105,7 @@ def being_removed(pool: Pool, volume: str, claim: Claim) -> Iterator[None]:
 
 def is_being_removed(pool: Pool, volume: str) -> bool:
     """Return whether somebody is at removing a base image right now."""
-    note = StoredVolume(pool.connection, pool.name, volume)
+    note = StoredVolume.of(pool, volume)
     return uploads.is_marked(note, kind=_REMOVING)
 
 
@@ -116,10 +115,10 @@ def refuse_without_room(pool: Pool, image: Image) -> None:
     Raises:
         ResourceError: It has less than the image's size free.
     """
-    if pool.find(base_name(image)) is not None:
+    if StoredVolume.of(pool, base_name(image)).exists():
         return
     pool.refresh()
-    if pool.info().available < image.size:
+    if pool.available() < image.size:
         raise pool.no_room(f"for the image ({image.size} bytes)")
 
 
@@ -129,7 +128,7 @@ def ensure_in_pool(
     *,
     phase: Phase,
     note_brought: Callable[[bool], None],
-) -> Volume:
+) -> StoredVolume:
     """Return the image's volume, uploaded if it isn't there; of many that try, one uploads.
 
     Whoever uploads writes the same bytes to the same places, and the header last. So one whose
@@ -147,9 +146,9 @@ def ensure_in_pool(
         ImageError: The file changed while it was being read.
         ConflictError: The upload stood still for so long that another may have taken it over.
     """
-    name = base_name(image)
+    volume = StoredVolume.of(pool, base_name(image))
     while True:
-        if is_complete(pool, name):
+        if is_complete(pool, volume.name):
             phase.update("already in the pool")
             break
         if isinstance(image, ImageName):
@@ -157,30 +156,29 @@ def ensure_in_pool(
                 f"the image '{image.name}' was removed while it was about to be used",
                 hint=f"get it again: vmctl image pull {image.name}",
             )
-        if pool.find(name) is None:
+        if not volume.exists():
             note_brought(True)
             try:
-                pool.create(name, render_volume(name, capacity=image.size, format="raw"))
+                volume.create(render_volume(volume.name, capacity=image.size, format="raw"))
             except ConflictError:
                 note_brought(False)
                 pool.refresh()
                 continue
-            _upload(pool, image, name, phase)
-        elif _stands_still(pool, name, phase):
+            _upload(volume, image, phase)
+        elif _stands_still(pool, volume, phase):
             phase.update("its uploader is gone; uploading it again")
             # Whoever began it may not be there any more to take it away.
             note_brought(True)
-            _upload(pool, image, name, phase)
-    found = pool.find(name)
-    if found is None:
+            _upload(volume, image, phase)
+    if not volume.exists():
         raise ConflictError(
-            f"the volume '{name}' was removed while it was about to be used",
+            f"the volume '{volume.name}' was removed while it was about to be used",
             hint="launch again",
         )
-    return found
+    return volume
 
 
-def _upload(pool: Pool, image: Image, name: str, phase: Phase) -> None:
+def _upload(volume: StoredVolume, image: Image, phase: Phase) -> None:
     sent, moved = 0, _clock()
     sha256 = hashlib.sha256()
 
@@ -201,20 +199,15 @@ def _upload(pool: Pool, image: Image, name: str, phase: Phase) -> None:
         sent += count
         phase.update("uploading", sent / image.size)
 
-    def show(piece: bytes) -> None:
+    def shown(piece: bytes) -> None:
         check()
         sha256.update(piece)
 
     with image.path.open("rb") as file:
         header = file.read(_HEADER_SIZE)
         sha256.update(header)
-        pool.upload(
-            name,
-            _Shown(file, show),  # type: ignore[arg-type]  # it only has to be read from
-            length=image.size - len(header),
-            offset=len(header),
-            sent=progress,
-        )
+        rest = image.size - len(header)
+        volume.upload(file.fileno(), start=len(header), length=rest, sent=progress, shown=shown)
     # What was looked at had this digest; until the header follows, nothing takes it for an image.
     if sha256.hexdigest() != image.digest:
         raise ImageError(
@@ -222,7 +215,7 @@ def _upload(pool: Pool, image: Image, name: str, phase: Phase) -> None:
             hint="launch from a file that nothing writes to",
         )
     check()
-    pool.upload(name, io.BytesIO(header), length=len(header), sent=progress)
+    volume.write(header, sent=progress)
 
 
 def _clock() -> float:
@@ -230,26 +223,20 @@ def _clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class _Shown:
-    """Reads from a file and shows each piece to somebody."""
-
-    def __init__(self, file: io.BufferedReader, show: Callable[[bytes], None]) -> None:
-        self._file = file
-        self._show = show
-
-    def read(self, size: int) -> bytes:
-        piece = self._file.read(size)
-        self._show(piece)
-        return piece
-
-
-def _stands_still(pool: Pool, name: str, phase: Phase) -> bool:
+def _stands_still(pool: Pool, volume: StoredVolume, phase: Phase) -> bool:
     """Wait for somebody else's upload to move, or to end; returns whether it doesn't."""
     phase.update("somebody else is uploading it")
-    before = pool.volume_info(name)
+    before = _allocation(volume)
 
     def moved() -> bool | None:
-        return True if pool.volume_info(name) != before or is_complete(pool, name) else None
+        return True if _allocation(volume) != before or is_complete(pool, volume.name) else None
 
     deadline = time.monotonic() + _STALLED_SECONDS
     return Signal().wait_for(moved, deadline=deadline, recheck=0.5) is None
+
+
+def _allocation(volume: StoredVolume) -> int | None:
+    try:
+        return volume.facts().allocation
+    except NotFoundError:
+        return None

@@ -11,7 +11,7 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.names import list_domains
-from vmctl.hypervisor.storage import open_pool
+from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.usage import read_usage
 from vmctl.removal import releasable_bases, releasable_networks, remove_machine
 

@@ -17,7 +17,7 @@ from vmctl.hypervisor import image_names, uploads
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.image_names import ImageName
-from vmctl.hypervisor.storage import Pool, open_pool
+from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.hypervisor.usage import Usage, read_usage
 from vmctl.hypervisor.volumes import StoredVolume, list_volumes
 from vmctl.imaging.conversion import as_qcow2
@@ -331,7 +331,7 @@ class Images:
                 return False
             for name in names:
                 image_names.remove_name(pool, name)
-            pool.delete(volume)
+            StoredVolume.of(pool, volume).delete()
         return True
 
 
@@ -339,7 +339,8 @@ def _forget_names_of_nothing(pool: Pool, images: Sequence[ImageInfo]) -> None:
     """Remove names whose image was removed by somebody who knows nothing of names."""
     there = {image.digest for image in images}
     for entry in image_names.list_names(pool):
-        if entry.digest not in there and pool.find(bases.name_for(entry.digest)) is None:
+        volume = StoredVolume.of(pool, bases.name_for(entry.digest))
+        if entry.digest not in there and not volume.exists():
             image_names.remove_name(pool, entry.name)
 
 
@@ -349,7 +350,7 @@ def _users(usage: Usage, pool: Pool, volume: str) -> tuple[str, ...]:
 
 def _is_being_uploaded(pool: Pool, image: ImageInfo) -> bool:
     name = bases.name_for(image.digest)
-    return uploads.is_marked(StoredVolume(pool.connection, pool.name, name))
+    return uploads.is_marked(StoredVolume.of(pool, name))
 
 
 def _upload(pool: Pool, image: Image, entry: ImageName, phase: Phase) -> None:
@@ -358,7 +359,7 @@ def _upload(pool: Pool, image: Image, entry: ImageName, phase: Phase) -> None:
     It is recorded from before the image is there until it has its name: `gc` finds what a killed
     client leaves, and nobody takes the image for one that nobody wants.
     """
-    volume = StoredVolume(pool.connection, pool.name, bases.base_name(image))
+    volume = StoredVolume.of(pool, bases.base_name(image))
     with claimed(_UPLOAD_SECONDS) as claim:
         try:
             uploads.take_over(volume, claim)

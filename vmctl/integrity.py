@@ -10,10 +10,9 @@ from pathlib import Path
 
 from vmctl import bases
 from vmctl.hypervisor.connection import Connection
-from vmctl.hypervisor.pools import list_pools
-from vmctl.hypervisor.storage import Pool, open_pool
+from vmctl.hypervisor.pools import Pool, list_pools, open_pool
 from vmctl.hypervisor.usage import Usage, read_usage
-from vmctl.hypervisor.volumes import VolumeFacts, list_volumes
+from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts, list_volumes
 from vmctl.imaging.digests import cache_folder
 
 __all__ = ["broken_images"]
@@ -64,7 +63,7 @@ def _changed(pool: Pool, volumes: list[VolumeFacts], usage: Usage) -> list[str]:
         key = f"{pool.connection.uri} {volume.path}"
         if known.get(key) == volume.allocation:
             continue
-        if _digest(pool, volume.name) == bases.digest_of(volume.name):
+        if _digest(StoredVolume.of(pool, volume.name)) == bases.digest_of(volume.name):
             known[key] = volume.allocation
             continue
         users = usage.users(pool.name, volume.name, volume.path)
@@ -76,9 +75,9 @@ def _changed(pool: Pool, volumes: list[VolumeFacts], usage: Usage) -> list[str]:
     return found
 
 
-def _digest(pool: Pool, volume: str) -> str:
+def _digest(volume: StoredVolume) -> str:
     sha256, offset = hashlib.sha256(), 0
-    while piece := pool.download(volume, offset=offset, length=_WINDOW):
+    while piece := volume.read(start=offset, length=_WINDOW):
         sha256.update(piece)
         offset += len(piece)
         if len(piece) < _WINDOW:

@@ -7,7 +7,6 @@ is made, started and waited for. Whatever fails, all of it is undone; what a kil
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,8 +25,8 @@ from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.metadata import Phase, Record, Role
+from vmctl.hypervisor.pools import Pool
 from vmctl.hypervisor.seeds import eject_seed
-from vmctl.hypervisor.storage import Pool, Volume
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.inspection import Image
 from vmctl.plan import Imported, NewVolume, Plan, make_plan
@@ -271,22 +270,22 @@ class _Transaction:
                 domain.update_record(started_networks=self._started)
                 networks.ensure_active(domain.connection, name)
 
-    def _create(self, plan: Plan, volume: NewVolume, base: Volume | None = None) -> None:
-        name = volume.owned.name
+    def _create(self, plan: Plan, volume: NewVolume, base: StoredVolume | None = None) -> None:
+        made = StoredVolume.of(plan.pool, volume.owned.name)
         xml = render_volume(
-            name,
+            made.name,
             capacity=volume.capacity,
             format=volume.format,
-            backing_path=None if base is None or volume.full else base.path,
+            backing_path=None if base is None or volume.full else base.path(),
         )
         try:
             if base is not None and volume.full:
-                _copy(plan.pool, base, name, xml, volume.capacity)
+                _copy(base, made, xml, volume.capacity)
             else:
-                plan.pool.create(name, xml)
+                made.create(xml)
         except ConflictError:
             # Whoever's it is, it is not this machine's, so undoing must not remove it.
-            self._foreign.add(name)
+            self._foreign.add(made.name)
             raise
 
     def _make_clone(
@@ -311,7 +310,7 @@ class _Transaction:
                 self._create(plan, volume, base)
             except VmctlError:
                 # Its uploader may have given up on its own launch, and taken the image with it.
-                if last or plan.pool.find(base.name) is not None:
+                if last or base.exists():
                     raise
             else:
                 return
@@ -357,10 +356,9 @@ class _Transaction:
                 ) from error
 
 
-def _copy(pool: Pool, base: Volume, name: str, xml: str, capacity: int) -> None:
+def _copy(base: StoredVolume, copy: StoredVolume, xml: str, capacity: int) -> None:
     """Make a volume that holds all of an image, and stands alone."""
-    copy = StoredVolume(pool.connection, pool.name, name)
-    copy.create(xml, source=StoredVolume(pool.connection, pool.name, base.name))
+    copy.create(xml, source=base)
     if copy.facts().capacity < capacity:
         # A copy is as large as what it is a copy of.
         copy.resize(capacity)
@@ -370,8 +368,9 @@ def _fill(plan: Plan, volume: NewVolume, phase: ReportedPhase) -> None:
     content = volume.content
     if content is None:
         return
+    made = StoredVolume.of(plan.pool, volume.owned.name)
     if isinstance(content, bytes):
-        plan.pool.upload(volume.owned.name, io.BytesIO(content), length=len(content))
+        made.write(content)
         return
     done = 0
 
@@ -381,4 +380,4 @@ def _fill(plan: Plan, volume: NewVolume, phase: ReportedPhase) -> None:
         phase.update("uploading", done / volume.capacity)
 
     with content.open("rb") as file:
-        plan.pool.upload(volume.owned.name, file, length=volume.capacity, sent=sent)
+        made.upload(file.fileno(), start=0, length=volume.capacity, sent=sent)

@@ -18,7 +18,7 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.networks import is_active
-from vmctl.hypervisor.storage import Pool, open_pool
+from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.images import obtain
 from vmctl.imaging.inspection import Image
@@ -376,7 +376,7 @@ class _Builder:
         pool_name, _, name = reference.rpartition("/")
         pool = open_pool(self._pool.connection, pool_name) if pool_name else self._pool
         try:
-            found = StoredVolume(pool.connection, pool.name, name).facts()
+            found = StoredVolume.of(pool, name).facts()
         except NotFoundError as error:
             raise NotFoundError(f"{field}: {error.brief}", hint=error.hint) from error
         return source_of(pool.connection, found)

@@ -19,9 +19,9 @@ from vmctl.errors import (
 from vmctl.hypervisor import pools as backend
 from vmctl.hypervisor.attachment import key_of
 from vmctl.hypervisor.connection import Connection, outlasting
-from vmctl.hypervisor.storage import open_pool
+from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.usage import read_usage
-from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts, list_volumes, names_in
+from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts, list_volumes
 from vmctl.progress import being_undone
 from vmctl.render.pool import render_pool
 from vmctl.spec.pool import PoolSpec, PoolType
@@ -164,7 +164,7 @@ class Pools:
         if with_volumes and pool.state == "inactive":
             open_pool(self._connection, name)
             left_alone = False
-        volumes = [] if left_alone else names_in(self._connection, name)
+        volumes = [] if left_alone else self._names_in(name)
         if volumes and not with_volumes:
             shown = ", ".join(volumes[:_SHOWN]) + (" ..." if len(volumes) > _SHOWN else "")
             raise ConflictError(
@@ -176,6 +176,11 @@ class Pools:
         for volume in volumes:
             StoredVolume(self._connection, name, volume).delete()
         backend.forget(self._connection, name, folder=with_volumes)
+
+    def _names_in(self, name: str) -> Sequence[str]:
+        pool = open_pool(self._connection, name)
+        pool.refresh()
+        return pool.names()
 
     def _refuse_used(self, pool: PoolInfo) -> None:
         usage = read_usage(self._connection)

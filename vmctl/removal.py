@@ -14,7 +14,7 @@ from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.image_names import list_names
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.names import Listed, list_domains
-from vmctl.hypervisor.storage import Pool, open_pool
+from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.hypervisor.volumes import StoredVolume, list_volumes
 
 __all__ = ["releasable_bases", "releasable_networks", "remove_machine"]
@@ -98,7 +98,7 @@ def _remove_image(domain: Domain, record: Record, base: tuple[str, str]) -> None
     with claimed(_CLAIM_SECONDS) as claim, bases.being_removed(pool, base[1], claim):
         # Whoever needs it from here on waits, so who uses it is seen only now.
         if base in releasable_bases(domain, record) and not _is_wanted(domain, pool, base[1]):
-            pool.delete(base[1])
+            StoredVolume.of(pool, base[1]).delete()
 
 
 def _is_wanted(domain: Domain, pool: Pool, base: str) -> bool:
@@ -124,14 +124,14 @@ def _remove_volume(domain: Domain, volume: OwnedVolume) -> None:
         pool = open_pool(domain.connection, volume.pool)
     except NotFoundError:
         return
-    pool.delete(volume.name)
+    StoredVolume.of(pool, volume.name).delete()
     if volume.role is Role.CONSOLE_LOG:
         # virtlogd keeps a long log's older parts beside it, as NAME.0, NAME.1 ...
         older = f"{volume.name}."
         pool.refresh()
-        for name in pool.volumes():
+        for name in pool.names():
             if name.startswith(older) and name[len(older) :].isdigit():
-                pool.delete(name)
+                StoredVolume.of(pool, name).delete()
 
 
 def releasable_bases(domain: Domain, record: Record) -> list[tuple[str, str]]:
@@ -166,10 +166,11 @@ def _is_unfinished(domain: Domain, base: tuple[str, str]) -> bool:
         pool = open_pool(domain.connection, base[0])
     except NotFoundError:
         return False
-    if pool.find(base[1]) is None or bases.is_complete(pool, base[1]):
+    image = StoredVolume.of(pool, base[1])
+    if not image.exists() or bases.is_complete(pool, image.name):
         return False
     # One that is pulled or imported is in no record; that it is being brought is noted beside it.
-    return not uploads.is_marked(StoredVolume(domain.connection, pool.name, base[1]))
+    return not uploads.is_marked(image)
 
 
 def releasable_networks(domain: Domain, record: Record) -> tuple[str, ...]:

@@ -120,10 +120,10 @@ def _refuse_changed(path: Path, file: int, before: tuple[int, int, int]) -> None
 def _refuse_without_room(volume: StoredVolume, needed: int) -> None:
     facts = pools.facts_of(volume.connection, volume.pool)
     if facts.available < needed:
-        raise ResourceError(
-            f"the pool '{volume.pool}' has no room for the volume '{volume.name}': "
-            f"it takes {needed} bytes, and {facts.available} are free",
-            hint="remove what is not needed, or use another pool",
+        raise pools.no_room(
+            volume.pool,
+            f"for the volume '{volume.name}'",
+            details=f"it takes {needed} bytes, and {facts.available} are free",
         )
 
 
@@ -205,14 +205,7 @@ def overwrite(
                 f"the file has {size} bytes, and the volume '{volume.name}' {facts.capacity}",
                 hint="grow the volume first, or use a larger one",
             )
-        blank = os.memfd_create("vmctl-blank")
-        try:
-            os.ftruncate(blank, min(_HEADER, size))
-            volume.upload(
-                blank, start=0, length=min(_HEADER, size), sparse=False, sent=lambda _count: None
-            )
-        finally:
-            os.close(blank)
+        volume.write(bytes(min(_HEADER, size)))
         _fill(volume, file, size, sparse=False, reporter=reporter)
         _refuse_changed(path, file, before)
 
@@ -230,7 +223,7 @@ def _fill(volume: StoredVolume, file: int, size: int, *, sparse: bool, reporter:
         if size > header:
             volume.upload(file, start=header, length=size - header, sparse=sparse, sent=sent)
         if header:
-            volume.upload(file, start=0, length=header, sparse=False, sent=sent)
+            volume.upload(file, start=0, length=header, sent=sent)
 
 
 def download(volume: StoredVolume, path: Path, *, replace: bool, phase: Phase) -> int:

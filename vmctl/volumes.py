@@ -16,7 +16,7 @@ from vmctl.hypervisor.attachment import key_of
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.names import list_domains
-from vmctl.hypervisor.storage import open_pool
+from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.usage import DiskUse, Usage, read_usage
 from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts
 from vmctl.progress import ProgressCallback, Reporter
@@ -59,7 +59,7 @@ class Volumes:
         if not name or (slash and not pool) or "/" in pool or _NAME.fullmatch(name) is None:
             raise UsageError(f"{reference[:80]!r} is not a volume", hint="write NAME, or POOL/NAME")
         found = open_pool(self._connection, pool or self._default)
-        return StoredVolume(self._connection, found.name, name)
+        return StoredVolume.of(found, name)
 
     def _new(self, reference: str) -> tuple[StoredVolume, bool]:
         """Return a handle for a volume that is to be made, and whether it is going to be a file."""
@@ -290,7 +290,7 @@ class Volumes:
         write = streaming.overwrite if overwrite else streaming.upload
         write(volume, Path(path), declared=format, reporter=Reporter(volume.name, progress))
         # libvirt looks at a file's header when it looks through the pool.
-        volumes.names_in(self._connection, volume.pool)
+        pools.refresh(self._connection, volume.pool)
         return volume.facts()
 
     def download(
@@ -354,7 +354,7 @@ class Volumes:
 
     def _refuse_used(self, facts: VolumeFacts, done: str) -> None:
         # What was made behind libvirt's back may lie on it.
-        volumes.names_in(self._connection, facts.pool)
+        pools.refresh(self._connection, facts.pool)
         users = self._users(read_usage(self._connection), facts)
         if users:
             raise ConflictError(

@@ -15,7 +15,8 @@ import pytest
 import vmctl
 from vmctl import bases
 from vmctl.hypervisor import private
-from vmctl.hypervisor.storage import Pool, open_pool
+from vmctl.hypervisor.pools import open_pool
+from vmctl.hypervisor.volumes import StoredVolume
 
 from .conftest import pool_volumes
 
@@ -199,14 +200,14 @@ def test_what_is_not_fit_leaves_nothing(
 def test_an_upload_that_fails_leaves_nothing(
     host: vmctl.Host, tmp_path: Path, clean_images: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Pool.upload
+    real = StoredVolume.upload
 
-    def broken(self: Pool, volume: str, *arguments: object, **options: object) -> None:
-        if volume.startswith("sha256-"):
+    def broken(self: StoredVolume, *arguments: object, **options: object) -> None:
+        if bases.is_base(self.name):
             raise vmctl.ResourceError("the pool is full", hint="make room")
-        real(self, volume, *arguments, **options)  # type: ignore[arg-type]
+        real(self, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Pool, "upload", broken)
+    monkeypatch.setattr(StoredVolume, "upload", broken)
     with pytest.raises(vmctl.ResourceError):
         host.images.import_file(small_qcow2(tmp_path))
     assert pool_volumes(host) == clean_images
@@ -214,13 +215,14 @@ def test_an_upload_that_fails_leaves_nothing(
 
 _DYING = """
 import os, signal, sys, vmctl
-from vmctl.hypervisor.storage import Pool
-real = Pool.upload
-def upload(self, volume, *arguments, **options):
-    if volume.startswith("sha256-"):
+from vmctl import bases
+from vmctl.hypervisor.volumes import StoredVolume
+real = StoredVolume.upload
+def upload(self, *arguments, **options):
+    if bases.is_base(self.name):
         os.kill(os.getpid(), signal.SIGKILL)
-    real(self, volume, *arguments, **options)
-Pool.upload = upload
+    real(self, *arguments, **options)
+StoredVolume.upload = upload
 with vmctl.connect(sys.argv[1]) as host:
     host.images.import_file(sys.argv[2])
 """

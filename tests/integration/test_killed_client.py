@@ -116,10 +116,10 @@ def test_a_delete_that_was_killed_is_finished_by_gc(
     before = snapshot_of_host(host)
     vm = host.create(make_spec())
     program = (
-        "import os, signal, vmctl, vmctl.hypervisor.storage as storage\n"
-        "def die(self, volume):\n"
+        "import os, signal, vmctl, vmctl.hypervisor.volumes as volumes\n"
+        "def die(self):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "storage.Pool.delete = die\n"
+        "volumes.StoredVolume.delete = die\n"
         f"with vmctl.connect('private:{private_host.name}') as host:\n"
         f"    host.get('{vm.name}').delete()\n"
     )

@@ -16,7 +16,8 @@ import vmctl
 from vmctl import bases
 from vmctl.errors import HypervisorError
 from vmctl.hypervisor import private
-from vmctl.hypervisor.storage import Pool
+from vmctl.hypervisor.pools import Pool, open_pool
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.inspection import inspect
 
 from .conftest import pool_volumes
@@ -54,14 +55,14 @@ def remove_base(host: vmctl.Host, own_image: str) -> Callable[[], None]:
 def test_what_can_not_be_undone_is_named_and_gc_goes_on_with_it(
     host: vmctl.Host, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Pool.delete
+    real = StoredVolume.delete
 
-    def broken(self: Pool, volume: str) -> bool:
-        if volume.endswith(".vda.qcow2"):
+    def broken(self: StoredVolume) -> bool:
+        if self.name.endswith(".vda.qcow2"):
             raise HypervisorError("the disk is in the way", hint="take it out")
-        return real(self, volume)
+        return real(self)
 
-    monkeypatch.setattr(Pool, "delete", broken)
+    monkeypatch.setattr(StoredVolume, "delete", broken)
     spec = make_spec(cloud_init={"runcmd": ["false"]})
     with pytest.raises(vmctl.RollbackError, match="not all of it could be undone") as caught:
         host.launch(spec)
@@ -134,8 +135,6 @@ def test_an_upload_whose_client_was_killed_is_taken_over(
 
 
 def _pool(host: vmctl.Host) -> Pool:
-    from vmctl.hypervisor.storage import open_pool
-
     return open_pool(host._connection, "default")
 
 
@@ -149,11 +148,11 @@ def test_an_image_of_others_that_was_not_seen_at_first_is_not_brought(
     """As with a folder that two hosts share: the file is there, and the pool was not refreshed."""
     host.create(make_spec(image=own_image)).delete()
     base = base_of(own_image)
-    real = Pool.find
+    real = StoredVolume.exists
     blind = [True]
 
-    def find(self: Pool, volume: str) -> object:
-        return None if volume == base and blind else real(self, volume)
+    def exists(self: StoredVolume) -> bool:
+        return not (self.name == base and blind) and real(self)
 
     def refresh(self: Pool) -> None:
         blind.clear()
@@ -161,7 +160,7 @@ def test_an_image_of_others_that_was_not_seen_at_first_is_not_brought(
     complete = bases.is_complete
     monkeypatch.setattr(bases, "refuse_without_room", lambda _pool, _image: None)
     monkeypatch.setattr(bases, "is_complete", lambda p, v: not blind and complete(p, v))
-    monkeypatch.setattr(Pool, "find", find)
+    monkeypatch.setattr(StoredVolume, "exists", exists)
     monkeypatch.setattr(Pool, "refresh", refresh)
     spec = make_spec(image=own_image, cloud_init={"runcmd": ["false"]})
     with pytest.raises(vmctl.ProvisioningError):

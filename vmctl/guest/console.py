@@ -7,7 +7,8 @@ import re
 from vmctl.errors import NotFoundError, VmctlError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.metadata import Record, Role
-from vmctl.hypervisor.storage import open_pool
+from vmctl.hypervisor.pools import open_pool
+from vmctl.hypervisor.volumes import StoredVolume
 
 __all__ = ["clean", "console_log", "console_tail"]
 
@@ -33,7 +34,8 @@ def console_log(connection: Connection, record: Record) -> str:
             "the machine keeps no console log",
             hint="a machine keeps one when its first serial port has `log: true`",
         )
-    return clean(open_pool(connection, volume.pool).download(volume.name))
+    pool = open_pool(connection, volume.pool)
+    return clean(StoredVolume.of(pool, volume.name).read())
 
 
 def clean(written: bytes) -> str:

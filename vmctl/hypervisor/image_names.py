@@ -6,13 +6,13 @@ is meant by NAME, and where it came from.
 
 from __future__ import annotations
 
-import io
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from vmctl.errors import ConflictError, NotFoundError
-from vmctl.hypervisor.storage import Pool
+from vmctl.hypervisor.pools import Pool
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.render.volume import render_volume
 
 __all__ = ["ImageName", "is_name", "list_names", "read_name", "remove_name", "write_name"]
@@ -53,10 +53,14 @@ def is_name(volume: str) -> bool:
     return volume.endswith(_SUFFIX)
 
 
+def _volume_of(pool: Pool, name: str) -> StoredVolume:
+    return StoredVolume.of(pool, name + _SUFFIX)
+
+
 def read_name(pool: Pool, name: str) -> ImageName | None:
     """Return what a name stands for; None for one that isn't there, or is just being written."""
     try:
-        content = json.loads(pool.download(name + _SUFFIX))
+        content = json.loads(_volume_of(pool, name).read(length=_SIZE))
         return ImageName(**content)
     except (NotFoundError, ValueError, TypeError):
         return None
@@ -65,24 +69,24 @@ def read_name(pool: Pool, name: str) -> ImageName | None:
 def write_name(pool: Pool, entry: ImageName) -> None:
     """Let a name stand for an image; what it stood for before is forgotten."""
     content = json.dumps(asdict(entry)).encode().ljust(_SIZE)
-    volume = entry.name + _SUFFIX
-    if pool.find(volume) is None:
+    volume = _volume_of(pool, entry.name)
+    if not volume.exists():
         # Of two who give it at once, the one who writes last has it.
         with suppress(ConflictError):
-            pool.create(volume, render_volume(volume, capacity=_SIZE, format="raw"))
-    pool.upload(volume, io.BytesIO(content), length=_SIZE)
+            volume.create(render_volume(volume.name, capacity=_SIZE, format="raw"))
+    volume.write(content)
 
 
 def remove_name(pool: Pool, name: str) -> bool:
     """Forget a name; returns whether it was known."""
-    return pool.delete(name + _SUFFIX)
+    return _volume_of(pool, name).delete()
 
 
 def list_names(pool: Pool) -> list[ImageName]:
     """Return all names of a pool, sorted."""
     found = (
         read_name(pool, volume.removesuffix(_SUFFIX))
-        for volume in pool.volumes()
+        for volume in pool.names()
         if volume.endswith(_SUFFIX)
     )
     return [entry for entry in found if entry is not None]

@@ -1,8 +1,9 @@
-"""Storage pools as libvirt keeps them: what kinds there are, made, listed, forgotten."""
+"""Storage pools as libvirt keeps them: what kinds there are, made, listed, used, forgotten."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from typing import Any
 import libvirt
 from lxml import etree
 
-from vmctl.errors import ConflictError, NotFoundError, VmctlError
+from vmctl.errors import ConflictError, NotFoundError, ResourceError, VmctlError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.render.pool import render_pool
 from vmctl.spec.pool import PoolSpec, PoolType
 
 __all__ = [
+    "Pool",
     "PoolFacts",
     "bring_up",
     "delete_folder",
@@ -26,6 +28,9 @@ __all__ = [
     "forget",
     "keep",
     "list_pools",
+    "no_room",
+    "open_pool",
+    "refresh",
     "supported_types",
 ]
 
@@ -97,6 +102,85 @@ def find(connection: Connection, name: str) -> Any:
                 f"there is no storage pool '{name}' at {connection.uri}",
                 hint="`vmctl pool list` shows what there is, `vmctl pool create` makes one",
             ) from error
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A handle to a pool that keeps its volumes as files of one folder.
+
+    It holds no libvirt object: each call looks the pool up.
+    """
+
+    connection: Connection
+    name: str
+    folder: str
+
+    def path_of(self, volume: str) -> str:
+        """Return the path that a volume of that name has, or would have, on the host."""
+        return f"{self.folder}/{volume}"
+
+    def available(self) -> int:
+        """Return the bytes that are free, as its last refresh found them."""
+        raw = find(self.connection, self.name)
+        with calling(f"ask for the size of the pool '{self.name}'"):
+            free: int = raw.info()[3]
+            return free
+
+    def refresh(self) -> None:
+        """Make libvirt look at the folder again; see `refresh`."""
+        refresh(self.connection, self.name)
+
+    def names(self) -> list[str]:
+        """Return the names of its volumes, sorted, as its last refresh found them."""
+        raw = find(self.connection, self.name)
+        with calling(f"list the pool '{self.name}'"):
+            return sorted(raw.listVolumes())
+
+    def no_room(self, what: str) -> ResourceError:
+        """Return the error for a pool that is full."""
+        return no_room(
+            self.name, what, details=f"{self.available()} bytes are free in {self.folder}"
+        )
+
+
+def refresh(connection: Connection, name: str) -> None:
+    """Make libvirt look through a pool again. One that is being changed is left as it is."""
+    with suppress(VmctlError), calling(f"refresh the pool '{name}'"):
+        find(connection, name).refresh(0)
+
+
+def no_room(pool: str, what: str, *, details: str) -> ResourceError:
+    """Return the error for a pool that is full.
+
+    Args:
+        pool: Its name.
+        what: For what there is no room, as it continues "has no room ...".
+        details: How much is free.
+    """
+    return ResourceError(
+        f"the pool '{pool}' has no room {what}",
+        details=details,
+        hint="remove machines, images or volumes that are not needed, or use another pool",
+    )
+
+
+def open_pool(connection: Connection, name: str) -> Pool:
+    """Return the pool, started when it was not.
+
+    Raises:
+        NotFoundError: There is no such pool.
+    """
+    raw = find(connection, name)
+    with calling(f"start the pool '{name}'"):
+        try:
+            if not raw.isActive():
+                raw.create(0)
+        except libvirt.libvirtError:
+            # Somebody else may have been quicker.
+            if not raw.isActive():
+                raise
+        folder = etree.fromstring(raw.XMLDesc(0)).findtext("target/path")
+    return Pool(connection, name, os.path.normpath(folder or "/"))
 
 
 def facts_of(connection: Connection, name: str) -> PoolFacts:

@@ -6,7 +6,8 @@ from lxml import etree
 
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import OwnedVolume
-from vmctl.hypervisor.storage import open_pool
+from vmctl.hypervisor.pools import open_pool
+from vmctl.hypervisor.volumes import StoredVolume
 
 __all__ = ["eject_seed"]
 
@@ -26,4 +27,4 @@ def eject_seed(domain: Domain, seed: OwnedVolume) -> None:
                 drive.remove(leftover)
             # A guest that has the disc mounted may have locked the tray.
             domain.update_device(etree.tostring(drive, encoding="unicode"), force=True)
-    pool.delete(seed.name)
+    StoredVolume.of(pool, seed.name).delete()

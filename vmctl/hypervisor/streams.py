@@ -81,6 +81,7 @@ def send(
     length: int,
     sparse: bool,
     sent: Callable[[int], None],
+    shown: Callable[[bytes], None],
 ) -> None:
     """Write a part of a client's file to the same place in a volume.
 
@@ -92,6 +93,7 @@ def send(
         length: How many.
         sparse: Whether holes are passed over, which is right only where the volume reads as zeros.
         sent: Called with the number of bytes that each piece, or hole, had.
+        shown: Called with each piece of data before it goes.
     """
     flags = libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM if sparse else 0
     end = start + length
@@ -99,16 +101,16 @@ def send(
         volume.upload(stream, start, length, flags)
         parts = _extents(file, start, end) if sparse else iter([(start, length, True)])
         for place, size, is_data in parts:
-            if is_data:
-                _send_data(stream, file, place, place + size, sent)
-            else:
+            if not is_data:
                 stream.sendHole(size, 0)
                 sent(size)
+                continue
+            for piece in _pieces(file, place, place + size):
+                shown(piece)
+                _send_piece(stream, piece, sent)
 
 
-def _send_data(
-    stream: Any, file: int, position: int, end: int, sent: Callable[[int], None]
-) -> None:
+def _pieces(file: int, position: int, end: int) -> Iterator[bytes]:
     while position < end:
         piece = os.pread(file, min(_SENT, end - position), position)
         if not piece:
@@ -116,30 +118,44 @@ def _send_data(
                 "the file became shorter while it was being read",
                 hint="wait until whatever writes it is done",
             )
+        position += len(piece)
+        yield piece
+
+
+def _send_piece(stream: Any, piece: bytes, sent: Callable[[int], None]) -> None:
+    while piece:
         count = stream.send(piece)
         if count < 0:
             raise HostUnavailableError(
                 "libvirt took no more of the upload",
                 hint="is the host's disk full, or libvirtd restarting? `vmctl doctor`",
             )
-        position += count
+        piece = piece[count:]
         sent(count)
 
 
 def receive(
-    connection: Connection, volume: Any, file: int, *, received: Callable[[int], None]
+    connection: Connection,
+    volume: Any,
+    file: int,
+    *,
+    start: int,
+    length: int,
+    received: Callable[[int], None],
 ) -> None:
-    """Write all of a volume into an empty file on the client; what is a hole there is one here.
+    """Write a part of a volume into an empty file on the client; what is a hole stays one.
 
     Args:
         connection: The host.
         volume: libvirt's handle of the volume.
-        file: The open file.
+        file: The open file; the part is at its beginning.
+        start: The first byte.
+        length: How many; 0 for all that follow.
         received: Called with the number of bytes that each piece, or hole, had.
     """
     position = 0
     with _stream(connection) as stream:
-        volume.download(stream, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+        volume.download(stream, start, length, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
         while True:
             piece = stream.recvFlags(_RECEIVED, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
             if piece == _AT_HOLE:

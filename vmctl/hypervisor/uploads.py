@@ -7,7 +7,6 @@ says who is at work on it; what a killed client left is found by that.
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -87,15 +86,11 @@ def mark(volume: StoredVolume, claim: Claim, *, kind: str = _UPLOADING) -> None:
             f"somebody else is {kind} the volume '{volume.name}' in the pool '{volume.pool}'",
             hint="wait until that has ended; `vmctl gc` removes what a killed client left",
         ) from error
-    file = os.memfd_create("vmctl-claim")
     try:
-        os.write(file, content)
-        marker.upload(file, start=0, length=_SIZE, sparse=False, sent=lambda _count: None)
+        marker.write(content)
     except BaseException:
         marker.delete()
         raise
-    finally:
-        os.close(file)
 
 
 def unmark(volume: StoredVolume, *, kind: str = _UPLOADING) -> None:
@@ -122,11 +117,7 @@ def list_uploads(connection: Connection) -> list[Upload]:
 
 
 def _claim_of(volume: StoredVolume, kind: str = _UPLOADING) -> Claim | None:
-    file = os.memfd_create("vmctl-claim")
     try:
-        _marker(volume, kind).download(file, received=lambda _count: None)
-        return Claim(**json.loads(os.pread(file, _SIZE, 0)))
+        return Claim(**json.loads(_marker(volume, kind).read(length=_SIZE)))
     except (VmctlError, ValueError, TypeError):
         return None
-    finally:
-        os.close(file)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import libvirt
 from lxml import etree
@@ -15,7 +16,7 @@ from vmctl.hypervisor import pools, streams
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code, translate
 
-__all__ = ["StoredVolume", "VolumeFacts", "at_path", "list_volumes", "names_in"]
+__all__ = ["StoredVolume", "VolumeFacts", "at_path", "list_volumes"]
 
 _KINDS = ("file", "block", "dir", "network", "netdir", "ploop")
 """virStorageVolType counts from 0 in this order."""
@@ -54,35 +55,49 @@ class StoredVolume:
     pool: str
     name: str
 
+    @classmethod
+    def of(cls, pool: pools.Pool, name: str) -> Self:
+        """Return the handle of a volume of a pool, whether it exists or not."""
+        return cls(pool.connection, pool.name, name)
+
+    def _look_up(self) -> Any | None:
+        pool = pools.find(self.connection, self.pool)
+        with calling(f"find the volume '{self.name}'"):
+            try:
+                return pool.storageVolLookupByName(self.name)
+            except libvirt.libvirtError as error:
+                if is_code(error, libvirt.VIR_ERR_NO_STORAGE_VOL):
+                    return None
+                raise
+
     def raw(self) -> Any:
         """Return libvirt's own handle, for this layer only.
 
         Raises:
             NotFoundError: There is no such pool, or no such volume in it.
         """
-        pool = pools.find(self.connection, self.pool)
-        with calling(f"find the volume '{self.name}'"):
-            try:
-                return pool.storageVolLookupByName(self.name)
-            except libvirt.libvirtError as error:
-                if not is_code(error, libvirt.VIR_ERR_NO_STORAGE_VOL):
-                    raise
-                raise NotFoundError(
-                    f"there is no volume '{self.name}' in the pool '{self.pool}'",
-                    hint=f"`vmctl volume list {self.pool}` shows what there is",
-                ) from error
+        raw = self._look_up()
+        if raw is None:
+            raise NotFoundError(
+                f"there is no volume '{self.name}' in the pool '{self.pool}'",
+                hint=f"`vmctl volume list {self.pool}` shows what there is",
+            )
+        return raw
 
     def exists(self) -> bool:
         """Return whether the pool has it."""
-        pool = pools.find(self.connection, self.pool)
-        with calling(f"find the volume '{self.name}'"):
-            try:
-                pool.storageVolLookupByName(self.name)
-            except libvirt.libvirtError as error:
-                if is_code(error, libvirt.VIR_ERR_NO_STORAGE_VOL):
-                    return False
-                raise
-        return True
+        return self._look_up() is not None
+
+    def path(self) -> str:
+        """Return where it is on the host.
+
+        Raises:
+            NotFoundError: It isn't there.
+        """
+        raw = self.raw()
+        with calling(f"ask for the path of the volume '{self.name}'"):
+            path: str = raw.path()
+            return path
 
     def facts(self) -> VolumeFacts:
         """Return all that is known of it, its sizes read anew.
@@ -129,10 +144,10 @@ class StoredVolume:
             pool.refresh(0)
             available = pool.info()[3]
             if available < _NO_ROOM or isinstance(translate(error, "write"), ResourceError):
-                return ResourceError(
-                    f"the pool '{self.pool}' has no room for the volume '{self.name}'",
+                return pools.no_room(
+                    self.pool,
+                    f"for the volume '{self.name}'",
                     details=f"{available} bytes are free; {error.get_error_message()}",
-                    hint="remove what is not needed, or use another pool",
                 )
         return None
 
@@ -174,7 +189,14 @@ class StoredVolume:
             raw.resize(capacity, 0)
 
     def upload(
-        self, file: int, *, start: int, length: int, sparse: bool, sent: Callable[[int], None]
+        self,
+        file: int,
+        *,
+        start: int,
+        length: int,
+        sparse: bool = False,
+        sent: Callable[[int], None] = lambda _count: None,
+        shown: Callable[[bytes], None] = lambda _piece: None,
     ) -> None:
         """Write a part of a client's open file to the same place; see `streams.send`.
 
@@ -187,14 +209,56 @@ class StoredVolume:
         doing = f"write the volume '{self.name}' in the pool '{self.pool}'"
         with calling(doing, on=lambda error: self._why_not(error, pool)):
             streams.send(
-                self.connection, raw, file, start=start, length=length, sparse=sparse, sent=sent
+                self.connection,
+                raw,
+                file,
+                start=start,
+                length=length,
+                sparse=sparse,
+                sent=sent,
+                shown=shown,
             )
 
-    def download(self, file: int, *, received: Callable[[int], None]) -> None:
-        """Write all of it into a client's empty file; see `streams.receive`."""
+    def write(self, content: bytes, *, sent: Callable[[int], None] = lambda _count: None) -> None:
+        """Write bytes to its beginning.
+
+        Raises:
+            NotFoundError: The volume is gone.
+            ResourceError: The pool filled up.
+        """
+        with os.fdopen(os.memfd_create("vmctl-volume"), "wb") as file:
+            file.write(content)
+            file.flush()
+            self.upload(file.fileno(), start=0, length=len(content), sent=sent)
+
+    def download(
+        self,
+        file: int,
+        *,
+        start: int = 0,
+        length: int = 0,
+        received: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        """Write all of it, or a part, into a client's empty file; see `streams.receive`.
+
+        Raises:
+            NotFoundError: There is no such volume.
+        """
         raw = self.raw()
         with calling(f"read the volume '{self.name}' in the pool '{self.pool}'"):
-            streams.receive(self.connection, raw, file, received=received)
+            streams.receive(
+                self.connection, raw, file, start=start, length=length, received=received
+            )
+
+    def read(self, *, start: int = 0, length: int = 0) -> bytes:
+        """Return its bytes from ``start`` on: ``length`` of them, or 0 for all; fewer at its end.
+
+        Raises:
+            NotFoundError: There is no such volume.
+        """
+        with os.fdopen(os.memfd_create("vmctl-volume"), "rb") as file:
+            self.download(file.fileno(), start=start, length=length)
+            return file.read()
 
 
 # Less than a packet of a stream is no room at all.
@@ -236,21 +300,12 @@ def at_path(connection: Connection, path: str) -> StoredVolume:
         return StoredVolume(connection, raw.storagePoolLookupByVolume().name(), raw.name())
 
 
-def names_in(connection: Connection, pool: str) -> list[str]:
-    """Return the names of a pool's volumes, as they are now."""
-    raw = pools.find(connection, pool)
-    with calling(f"list the pool '{pool}'"):
-        # A pool that is being changed is as fresh as it gets.
-        with suppress(libvirt.libvirtError):
-            raw.refresh(0)
-        return sorted(raw.listVolumes())
-
-
 def list_volumes(connection: Connection, pool: str) -> list[VolumeFacts]:
     """Return the volumes of a pool as they are now, sorted by name."""
     raw = pools.find(connection, pool)
     found = []
     with calling(f"list the pool '{pool}'"):
+        # A pool that is being changed is as fresh as it gets.
         with suppress(libvirt.libvirtError):
             raw.refresh(0)
         for volume in raw.listAllVolumes(0):

@@ -12,7 +12,7 @@ from vmctl import launch
 from vmctl.errors import ImageError, NotFoundError, SpecError, UsageError
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.names import find, list_domains, name_is_taken
-from vmctl.hypervisor.storage import open_pool
+from vmctl.hypervisor.pools import open_pool
 from vmctl.imaging import bundle, ova
 from vmctl.imaging.inspection import Image, inspect
 from vmctl.imaging.ovf_spec import machine_name, map_appliance
@@ -102,7 +102,7 @@ def _refuse_without_room(files: tuple[Image | None, ...], around: launch.Surroun
     pool = open_pool(around.connection, around.pool)
     pool.refresh()
     size = sum(file.size for file in files if file is not None)
-    if pool.info().available < size:
+    if pool.available() < size:
         raise pool.no_room(f"for the machine's disks ({size} bytes)")
 
 

@@ -29,7 +29,8 @@ from vmctl.hypervisor.domains import State
 from vmctl.hypervisor.errors import translate
 from vmctl.hypervisor.facts import read_facts
 from vmctl.hypervisor.metadata import Phase, Record
-from vmctl.hypervisor.storage import open_pool
+from vmctl.hypervisor.pools import open_pool
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.info import summarize
 from vmctl.render.snapshot import render_snapshot
 from vmctl.render.volume import render_volume
@@ -189,14 +190,16 @@ def test_keepalive_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pool_and_volumes(connection: Connection) -> None:
     pool = open_pool(connection, "default-pool")
-    volume = pool.create("v", render_volume("v", capacity=1 << 20, format="raw"))
-    assert volume.path == pool.path_of("v")
-    found = pool.volume_info("v")
-    assert found is not None
-    assert found.capacity == 1 << 20
-    assert pool.delete("v")
-    assert not pool.delete("v")
-    assert pool.find("v") is None
+    volume = StoredVolume.of(pool, "v")
+    volume.create(render_volume("v", capacity=1 << 20, format="raw"))
+    assert volume.path() == pool.path_of("v")
+    assert volume.facts().capacity == 1 << 20
+    assert pool.names() == ["v"]
+    assert volume.delete()
+    assert not volume.delete()
+    assert not volume.exists()
+    with pytest.raises(NotFoundError, match="there is no volume 'v' in the pool 'default-pool'"):
+        volume.facts()
     with pytest.raises(NotFoundError, match="there is no storage pool 'nope'"):
         open_pool(connection, "nope")
 
