@@ -13,6 +13,7 @@ from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.pools import Pool
+from vmctl.hypervisor.usage import Usage
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.inspection import Image
 from vmctl.progress import Phase
@@ -28,6 +29,7 @@ __all__ = [
     "is_complete",
     "name_for",
     "refuse_without_room",
+    "users_of",
 ]
 
 _REMOVING = "removing"
@@ -58,6 +60,12 @@ def digest_of(volume: str) -> str:
 def is_base(volume: str) -> bool:
     """Return whether a volume of that name is a base image of vmctl's."""
     return volume.startswith("sha256-") and volume.endswith(".qcow2") and len(volume) == 77
+
+
+def users_of(usage: Usage, pool: Pool, digest: str) -> tuple[str, ...]:
+    """Return what depends on an image, as in "the machine 'web'"."""
+    volume = name_for(digest)
+    return usage.users(pool.name, volume, pool.path_of(volume))
 
 
 def is_complete(pool: Pool, volume: str) -> bool:

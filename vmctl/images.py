@@ -3,70 +3,34 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urldefrag
 
 from vmctl import bases
-from vmctl.errors import ConflictError, ImageError, NotFoundError, UsageError
-from vmctl.hypervisor import image_names, uploads
-from vmctl.hypervisor.claims import claimed
+from vmctl.errors import ConflictError, NotFoundError
+from vmctl.hypervisor import image_names
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.pools import Pool, open_pool
-from vmctl.hypervisor.usage import Usage, read_usage
-from vmctl.hypervisor.volumes import StoredVolume, list_volumes
 from vmctl.imaging.conversion import as_qcow2
 from vmctl.imaging.inspection import Image, inspect
-from vmctl.progress import Phase, ProgressCallback, Reporter
+from vmctl.imaging.references import checked_name, digest_in, is_url, name_of, source_of
+from vmctl.keeping import (
+    bring_in,
+    forget_names_of_nothing,
+    is_being_uploaded,
+    take_out,
+)
+from vmctl.progress import ProgressCallback, Reporter
+from vmctl.stored_images import ImageInfo, list_images
 
 if TYPE_CHECKING:
     # What fetches is loaded when something is fetched: TLS and HTTP take their time.
     from vmctl.imaging.catalogue import Entry
-    from vmctl.imaging.download import Fetched, Source
 
-__all__ = ["ImageInfo", "Images", "obtain"]
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_DIGEST = re.compile(r"(?:sha256[:-])?([0-9a-f]{8,64})")
-# Uploading to a far host may take its time.
-_UPLOAD_SECONDS = 7200.0
-# Longer than a removal takes.
-_REMOVAL_SECONDS = 120.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageInfo:
-    """A base image in the pool.
-
-    Attributes:
-        digest: SHA-256 of it, in hexadecimal.
-        names: What it is called.
-        virtual_size: Bytes a guest sees.
-        allocation: Bytes that it takes in the pool.
-        complete: Whether it is whole; one that isn't is being uploaded, or was left by a client
-            that was killed.
-        used_by: Machines and volumes that depend on it, whoever made them.
-        clones: How many disks lie on it.
-        saved: Bytes that those disks would take if each had a copy of its own.
-        sources: Where it came from, for each name.
-        verified_by: What it was compared with, for each name.
-    """
-
-    digest: str
-    names: tuple[str, ...]
-    virtual_size: int
-    allocation: int
-    complete: bool
-    used_by: tuple[str, ...]
-    clones: int
-    saved: int
-    sources: tuple[str, ...] = ()
-    verified_by: tuple[str, ...] = ()
+__all__ = ["ImageInfo", "Images"]
 
 
 class Images:
@@ -106,20 +70,21 @@ class Images:
             ImageError: It can't be had, is not what its checksum says, or is not fit to be used.
             ResourceError: There is no room for it.
         """
-        from vmctl.imaging.catalogue import Catalogue  # noqa: PLC0415 - see above
+        from vmctl.imaging.acquiring import acquire  # noqa: PLC0415 - see above
+        from vmctl.imaging.catalogue import Catalogue  # noqa: PLC0415
 
         entry: Entry | None = None
-        if "://" in reference:
-            source = _source(reference, sha256, unverified=unverified)
+        if is_url(reference):
+            source = source_of(reference, sha256, unverified=unverified)
         else:
             entry = Catalogue().find(reference, arch)
             source = entry.source
             if sha256 is not None:
-                source = _source(entry.url, sha256)
-        called = _checked(name or (entry.name if entry else _name_of(source.url)))
+                source = source_of(entry.url, sha256)
+        called = checked_name(name or (entry.name if entry else name_of(source.url)))
         reporter = Reporter(called, progress)
         with reporter.phase("image") as phase:
-            image, fetched = _acquire(source, phase)
+            image, fetched = acquire(source, phase=phase)
             image = as_qcow2(image, phase=phase)
         return self._keep(
             image,
@@ -154,7 +119,7 @@ class Images:
             ResourceError: There is no room for it.
         """
         file = Path(path)
-        called = _checked(name or _name_of(file.name))
+        called = checked_name(name or name_of(file.name))
         reporter = Reporter(called, progress)
         with reporter.phase("image") as phase:
             image = as_qcow2(inspect(file, format=format, phase=phase), phase=phase)
@@ -186,7 +151,7 @@ class Images:
         """
         from vmctl.imaging.build import build  # noqa: PLC0415 - few build
 
-        called = _checked(name or recipe)
+        called = checked_name(name or recipe)
         reporter = Reporter(called, progress)
         with reporter.phase("build") as phase:
             path = build(recipe, packages=packages, mirror=mirror, phase=phase)
@@ -205,38 +170,14 @@ class Images:
             **known,
         )
         with reporter.phase("upload") as phase:
-            _upload(pool, image, entry, phase)
+            bring_in(pool, image, entry, phase)
         return self.info(name)
 
     # -- there
 
     def list(self) -> Sequence[ImageInfo]:
         """Return the images of the pool, sorted by name."""
-        pool = self._open()
-        usage = read_usage(self._connection)
-        names = image_names.list_names(pool)
-        volumes = list_volumes(self._connection, pool.name)
-        found = []
-        for volume in volumes:
-            if not bases.is_base(volume.name):
-                continue
-            called = [entry for entry in names if entry.digest == bases.digest_of(volume.name)]
-            clones = sum(other.backing == volume.path for other in volumes)
-            found.append(
-                ImageInfo(
-                    digest=bases.digest_of(volume.name),
-                    names=tuple(entry.name for entry in called),
-                    virtual_size=called[0].virtual_size if called else volume.capacity,
-                    allocation=volume.allocation,
-                    complete=bases.is_complete(pool, volume.name),
-                    used_by=_users(usage, pool, volume.name),
-                    clones=clones,
-                    saved=volume.allocation * max(clones - 1, 0),
-                    sources=tuple(entry.source for entry in called),
-                    verified_by=tuple(entry.verified_by for entry in called),
-                )
-            )
-        return sorted(found, key=lambda image: (image.names or ("~",), image.digest))
+        return list_images(self._open())
 
     def info(self, reference: str) -> ImageInfo:
         """Return one image, by its name or the beginning of its digest.
@@ -247,9 +188,9 @@ class Images:
         """
         everything = self.list()
         found = [image for image in everything if reference in image.names]
-        match = _DIGEST.fullmatch(reference)
-        if not found and match:
-            found = [image for image in everything if image.digest.startswith(match[1])]
+        digest = digest_in(reference)
+        if not found and digest is not None:
+            found = [image for image in everything if image.digest.startswith(digest)]
         if not found:
             raise NotFoundError(
                 f"there is no image '{reference[:80]}' in the pool '{self._pool}'",
@@ -285,7 +226,7 @@ class Images:
         if len(found.names) > 1 and reference in found.names:
             image_names.remove_name(pool, reference)
             return found
-        if not self._delete(pool, found):
+        if not take_out(pool, found.digest, found.names):
             users = self.info(found.digest).used_by or ("somebody is bringing it in right now",)
             raise ConflictError(
                 f"the image '{reference}' is in use",
@@ -307,187 +248,12 @@ class Images:
         pool = self._open()
         found = self.list()
         if not dry_run:
-            _forget_names_of_nothing(pool, found)
+            forget_names_of_nothing(pool, {image.digest for image in found})
         return [
             image
             for image in found
             if not image.used_by
             and (everything or not image.names)
-            and not _is_being_uploaded(pool, image)
-            and (dry_run or self._delete(pool, image))
+            and not is_being_uploaded(pool, image.digest)
+            and (dry_run or take_out(pool, image.digest, image.names))
         ]
-
-    def _delete(self, pool: Pool, image: ImageInfo) -> bool:
-        """Delete an image unless something uses it; a launch that comes meanwhile waits."""
-        volume = bases.name_for(image.digest)
-        with claimed(_REMOVAL_SECONDS) as claim, bases.being_removed(pool, volume, claim):
-            names = [
-                entry.name for entry in image_names.list_names(pool) if entry.digest == image.digest
-            ]
-            # It may have been given a name, or a user, since it was looked at.
-            if _is_being_uploaded(pool, image) or not set(names) <= set(image.names):
-                return False
-            if _users(read_usage(self._connection), pool, volume):
-                return False
-            for name in names:
-                image_names.remove_name(pool, name)
-            StoredVolume.of(pool, volume).delete()
-        return True
-
-
-def _forget_names_of_nothing(pool: Pool, images: Sequence[ImageInfo]) -> None:
-    """Remove names whose image was removed by somebody who knows nothing of names."""
-    there = {image.digest for image in images}
-    for entry in image_names.list_names(pool):
-        volume = StoredVolume.of(pool, bases.name_for(entry.digest))
-        if entry.digest not in there and not volume.exists():
-            image_names.remove_name(pool, entry.name)
-
-
-def _users(usage: Usage, pool: Pool, volume: str) -> tuple[str, ...]:
-    return usage.users(pool.name, volume, pool.path_of(volume))
-
-
-def _is_being_uploaded(pool: Pool, image: ImageInfo) -> bool:
-    name = bases.name_for(image.digest)
-    return uploads.is_marked(StoredVolume.of(pool, name))
-
-
-def _upload(pool: Pool, image: Image, entry: ImageName, phase: Phase) -> None:
-    """Bring an image into the pool, and give it a name.
-
-    It is recorded from before the image is there until it has its name: `gc` finds what a killed
-    client leaves, and nobody takes the image for one that nobody wants.
-    """
-    volume = StoredVolume.of(pool, bases.base_name(image))
-    with claimed(_UPLOAD_SECONDS) as claim:
-        try:
-            uploads.take_over(volume, claim)
-            marked = True
-        except ConflictError:
-            # Somebody else brings it; what that one does is waited for.
-            marked = False
-        brought = False
-
-        def note_brought(now: bool) -> None:
-            nonlocal brought
-            brought = now
-
-        try:
-            bases.ensure_in_pool(pool, image, phase=phase, note_brought=note_brought)
-            image_names.write_name(pool, entry)
-        except BaseException:
-            whole = bases.is_complete(pool, volume.name)
-            if brought and marked and not whole and not _is_awaited(pool, volume.name):
-                volume.delete()
-            raise
-        finally:
-            if marked:
-                uploads.unmark(volume)
-
-
-def _is_awaited(pool: Pool, volume: str) -> bool:
-    """Return whether a launch has the image in its record: that one sees to it then."""
-    return bool(_users(read_usage(pool.connection), pool, volume))
-
-
-def _acquire(source: Source, phase: Phase) -> tuple[Image, Fetched]:
-    from vmctl.imaging.acquiring import acquire  # noqa: PLC0415 - see above
-
-    return acquire(source, phase=phase)
-
-
-def _source(url: str, checksum: str | None, *, unverified: bool = False) -> Source:
-    """Return what to fetch for a URL, whose fragment may hold the checksum: ``#sha256=...``."""
-    from vmctl.imaging.checksums import Checksum  # noqa: PLC0415 - see above
-    from vmctl.imaging.download import Source  # noqa: PLC0415
-
-    plain, fragment = urldefrag(url)
-    if fragment:
-        kind, equals, digits = fragment.partition("=")
-        if not equals or checksum is not None:
-            raise UsageError(
-                "what follows the # of an image's URL is no checksum, or there are two",
-                hint="write URL#sha256=DIGITS, or give the checksum by --sha256",
-            )
-        checksum = f"{kind}:{digits}"
-    if checksum is None and not unverified:
-        raise ImageError(
-            "an image from a URL needs a checksum, which says what it has to be",
-            hint="give it by --sha256, or as URL#sha256=DIGITS; where there is none: --unverified",
-        )
-    return Source(
-        url=plain,
-        checksum=None if checksum is None else Checksum.parse(checksum),
-        unverified=unverified,
-    )
-
-
-def _name_of(place: str) -> str:
-    """Return a name from the end of a URL or path: ``debian-12.qcow2.xz`` is ``debian-12``."""
-    name = re.split(r"[?#]", place, maxsplit=1)[0].rstrip("/").rpartition("/")[2]
-    while re.search(r"\.(qcow2|img|raw|vmdk|vdi|vhd|vhdx|xz|gz|bz2|zst)$", name, re.IGNORECASE):
-        name = name.rpartition(".")[0]
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-_")[:64]
-
-
-def _checked(name: str) -> str:
-    if _NAME.fullmatch(name) is None or _DIGEST.fullmatch(name):
-        raise UsageError(
-            f"{name[:80]!r} can't be an image's name",
-            hint="a name has letters, digits, dots, dashes and underscores, and does not look like "
-            "a digest; give one by --name",
-        )
-    return name
-
-
-def obtain(pool: Pool, reference: str, *, reporter: Reporter, arch: str) -> Image | ImageName:
-    """Return the image that a spec names: a file, a name in the pool or the catalogue, or a URL.
-
-    What is not on this machine and not in the pool is fetched, as `Images.pull` fetches it.
-
-    Args:
-        pool: Where names are looked up.
-        reference: A path, a name, or ``URL#sha256=DIGITS``.
-        reporter: Told of the phase ``image``.
-        arch: The guest's architecture.
-
-    Returns:
-        A file that was looked at, or what is in the pool already.
-
-    Raises:
-        NotFoundError: There is none.
-        ImageError: It is not fit to be used, or can't be had.
-    """
-    is_url = "://" in reference
-    if not is_url and _NAME.fullmatch(reference) and not Path(reference).exists():
-        known = image_names.read_name(pool, reference)
-        if known is not None and known.arch in {"", arch}:
-            if bases.is_complete(pool, bases.name_for(known.digest)):
-                return known
-            raise NotFoundError(
-                f"the image '{reference}' is not in the pool '{pool.name}' any more",
-                hint=f"get it again, for example by `vmctl image pull {reference}`",
-            )
-        source = _in_catalogue(reference, arch)
-    elif is_url:
-        source = _source(reference, None)
-    else:
-        with reporter.phase("image") as phase:
-            return as_qcow2(inspect(reference, phase=phase), phase=phase)
-    with reporter.phase("image") as phase:
-        image, _fetched = _acquire(source, phase)
-        return as_qcow2(image, phase=phase)
-
-
-def _in_catalogue(reference: str, arch: str) -> Source:
-    from vmctl.imaging.catalogue import Catalogue  # noqa: PLC0415 - see above
-
-    try:
-        return Catalogue().find(reference, arch).source
-    except NotFoundError as error:
-        raise NotFoundError(
-            f"there is no image {reference!r}: no file, no name in the pool, and none in the "
-            "catalogue",
-            hint=error.hint,
-        ) from error

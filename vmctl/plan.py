@@ -20,8 +20,8 @@ from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.networks import is_active
 from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.hypervisor.volumes import StoredVolume
-from vmctl.images import obtain
 from vmctl.imaging.inspection import Image
+from vmctl.obtaining import obtain
 from vmctl.progress import Reporter
 from vmctl.render.domain import Placement, disk_targets, render_domain, with_macs
 from vmctl.render.facts import HostFacts

@@ -1,0 +1,74 @@
+"""The image that a spec names: found in the pool or on this machine, or fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmctl import bases
+from vmctl.errors import NotFoundError
+from vmctl.hypervisor.image_names import ImageName, read_name
+from vmctl.hypervisor.pools import Pool
+from vmctl.imaging.conversion import as_qcow2
+from vmctl.imaging.inspection import Image, inspect
+from vmctl.imaging.references import is_name, is_url, source_of
+from vmctl.progress import Reporter
+
+if TYPE_CHECKING:
+    from vmctl.imaging.download import Source
+
+__all__ = ["obtain"]
+
+
+def obtain(pool: Pool, reference: str, *, reporter: Reporter, arch: str) -> Image | ImageName:
+    """Return the image that a spec names: a file, a name in the pool or the catalogue, or a URL.
+
+    What is not on this machine and not in the pool is fetched, as `Images.pull` fetches it.
+
+    Args:
+        pool: Where names are looked up.
+        reference: A path, a name, or ``URL#sha256=DIGITS``.
+        reporter: Told of the phase ``image``.
+        arch: The guest's architecture.
+
+    Returns:
+        A file that was looked at, or what is in the pool already.
+
+    Raises:
+        NotFoundError: There is none.
+        ImageError: It is not fit to be used, or can't be had.
+    """
+    if is_name(reference) and not Path(reference).exists():
+        known = read_name(pool, reference)
+        if known is not None and known.arch in {"", arch}:
+            if bases.is_complete(pool, bases.name_for(known.digest)):
+                return known
+            raise NotFoundError(
+                f"the image '{reference}' is not in the pool '{pool.name}' any more",
+                hint=f"get it again, for example by `vmctl image pull {reference}`",
+            )
+        source = _in_catalogue(reference, arch)
+    elif is_url(reference):
+        source = source_of(reference, None)
+    else:
+        with reporter.phase("image") as phase:
+            return as_qcow2(inspect(reference, phase=phase), phase=phase)
+    # What fetches is loaded when something is fetched: TLS and HTTP take their time.
+    from vmctl.imaging.acquiring import acquire  # noqa: PLC0415
+
+    with reporter.phase("image") as phase:
+        image, _fetched = acquire(source, phase=phase)
+        return as_qcow2(image, phase=phase)
+
+
+def _in_catalogue(reference: str, arch: str) -> Source:
+    from vmctl.imaging.catalogue import Catalogue  # noqa: PLC0415 - few need it
+
+    try:
+        return Catalogue().find(reference, arch).source
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"there is no image {reference!r}: no file, no name in the pool, and none in the "
+            "catalogue",
+            hint=error.hint,
+        ) from error

@@ -1,0 +1,72 @@
+"""The base images that a pool has, and what is known of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmctl import bases
+from vmctl.hypervisor import image_names
+from vmctl.hypervisor.pools import Pool
+from vmctl.hypervisor.usage import read_usage
+from vmctl.hypervisor.volumes import list_volumes
+
+__all__ = ["ImageInfo", "list_images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInfo:
+    """A base image in the pool.
+
+    Attributes:
+        digest: SHA-256 of it, in hexadecimal.
+        names: What it is called.
+        virtual_size: Bytes a guest sees.
+        allocation: Bytes that it takes in the pool.
+        complete: Whether it is whole; one that isn't is being uploaded, or was left by a client
+            that was killed.
+        used_by: Machines and volumes that depend on it, whoever made them.
+        clones: How many disks lie on it.
+        saved: Bytes that those disks would take if each had a copy of its own.
+        sources: Where it came from, for each name.
+        verified_by: What it was compared with, for each name.
+    """
+
+    digest: str
+    names: tuple[str, ...]
+    virtual_size: int
+    allocation: int
+    complete: bool
+    used_by: tuple[str, ...]
+    clones: int
+    saved: int
+    sources: tuple[str, ...] = ()
+    verified_by: tuple[str, ...] = ()
+
+
+def list_images(pool: Pool) -> list[ImageInfo]:
+    """Return the images of a pool, sorted by name."""
+    usage = read_usage(pool.connection)
+    names = image_names.list_names(pool)
+    volumes = list_volumes(pool.connection, pool.name)
+    found = []
+    for volume in volumes:
+        if not bases.is_base(volume.name):
+            continue
+        digest = bases.digest_of(volume.name)
+        called = [entry for entry in names if entry.digest == digest]
+        clones = sum(other.backing == volume.path for other in volumes)
+        found.append(
+            ImageInfo(
+                digest=digest,
+                names=tuple(entry.name for entry in called),
+                virtual_size=called[0].virtual_size if called else volume.capacity,
+                allocation=volume.allocation,
+                complete=bases.is_complete(pool, volume.name),
+                used_by=bases.users_of(usage, pool, digest),
+                clones=clones,
+                saved=volume.allocation * max(clones - 1, 0),
+                sources=tuple(entry.source for entry in called),
+                verified_by=tuple(entry.verified_by for entry in called),
+            )
+        )
+    return sorted(found, key=lambda image: (image.names or ("~",), image.digest))
