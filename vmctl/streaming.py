@@ -25,6 +25,7 @@ from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.streams import data_size
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.inspection import inspect
+from vmctl.imaging.reading import opened
 from vmctl.progress import Phase, Reporter, being_undone
 from vmctl.render.volume import render_block_volume, render_volume
 
@@ -37,7 +38,6 @@ FILE_POOLS = frozenset({"dir", "fs", "netfs"})
 _HEADER = 65536
 # Longer than any upload takes.
 _CLAIM_SECONDS = 86400.0
-_HINT_FILE = "give the path of a file that this user may read"
 
 
 @contextmanager
@@ -72,26 +72,6 @@ def _undo(volume: StoredVolume, cause: BaseException) -> None:
             details=f"it failed because: {cause}\nthe undoing failed because: {failure}",
             hint="mend the cause, then `vmctl volume delete` removes it",
         ) from cause
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError as error:
-        raise NotFoundError(f"there is no file {str(path)!r}", hint=_HINT_FILE) from error
-    except OSError as error:
-        raise ImageError(
-            f"can't read the file {str(path)!r}",
-            details=error.strerror or str(error),
-            hint=_HINT_FILE,
-        ) from error
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise UsageError(f"{str(path)!r} is not a regular file", hint=_HINT_FILE)
-        yield file
-    finally:
-        os.close(file)
 
 
 def _inspect(path: Path, declared: str | None, phase: Phase) -> None:
@@ -143,7 +123,8 @@ def upload(volume: StoredVolume, path: Path, *, declared: str | None, reporter: 
         ImageError: The file can't be read, or is not what it is said to be.
         ResourceError: The pool has no room.
     """
-    with _opened(path) as file:
+    with opened(path) as opened_file:
+        file = opened_file.fileno()
         before = _stamp(file)
         with reporter.phase("image") as phase:
             _inspect(path, declared, phase)
@@ -195,7 +176,8 @@ def overwrite(
             f"the volume '{volume.name}' is a file, and not written over",
             hint="delete it, and upload it again",
         )
-    with _opened(path) as file:
+    with opened(path) as opened_file:
+        file = opened_file.fileno()
         before = _stamp(file)
         with reporter.phase("image") as phase:
             _inspect(path, declared, phase)

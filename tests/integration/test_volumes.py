@@ -143,7 +143,7 @@ def test_an_image_is_looked_at_before_it_enters(
         host.volumes.upload(plain, name, format="qcow2")
     with pytest.raises(NotFoundError, match="there is no file"):
         host.volumes.upload(tmp_path / "none", name)
-    with pytest.raises(UsageError, match="not a regular file"):
+    with pytest.raises(ImageError, match="is no regular file"):
         host.volumes.upload(Path("/dev/zero"), name, format="raw")
     assert name not in names(host)
 

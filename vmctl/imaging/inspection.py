@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from vmctl.errors import ImageError, NotFoundError
+from vmctl.errors import ImageError
 from vmctl.imaging import digests, headers
 from vmctl.imaging.digests import Seen
+from vmctl.imaging.reading import opened, reading
 from vmctl.progress import Phase
 
 if TYPE_CHECKING:
@@ -84,29 +84,13 @@ def inspect(
             f"{format!r} is no image format that is taken in",
             hint=f"those are: {', '.join(FORMATS)}",
         )
-    try:
-        # Opening a pipe or a device would block, or do something.
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise ImageError(
-                f"the image {str(path)!r} is no regular file",
-                hint="give the path of an image file; a device is copied into one by qemu-img",
-            )
-        with file.open("rb") as handle:
-            status = os.fstat(handle.fileno())
-            seen = digests.recall(file, status)
-            if seen is None:
+    with opened(file, "image file") as handle:
+        status = os.fstat(handle.fileno())
+        seen = digests.recall(file, status)
+        if seen is None:
+            with reading(file, "image file"):
                 seen = _read(file, handle, status.st_size, phase)
-                digests.remember(file, status, seen)
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"there is no image file {str(path)!r}", hint="give the path of an image file"
-        ) from error
-    except OSError as error:
-        raise ImageError(
-            f"can't read the image {str(path)!r}",
-            details=error.strerror or str(error),
-            hint="give the path of an image file that this user may read",
-        ) from error
+            digests.remember(file, status, seen)
     _refuse_other_format(file, seen, format)
     return Image(
         path=file,

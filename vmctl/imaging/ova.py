@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import stat
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -17,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from vmctl.errors import ImageError, NotFoundError
+from vmctl.errors import ImageError
 from vmctl.imaging.appliance import Appliance, ApplianceDisk
 from vmctl.imaging.ovf import LARGEST_DESCRIPTOR, is_plain_name, parse_ovf
+from vmctl.imaging.reading import opened, reading
 from vmctl.imaging.scratch import refuse_without_room
 from vmctl.progress import Phase
 
@@ -204,19 +204,8 @@ def read_package(path: Path) -> Package:
         NotFoundError: There is no such file.
         ImageError: It is not fit to be imported.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"there is no file {str(path)!r}", hint="give the path of an OVA or OVF file"
-        ) from error
-    except OSError as error:
-        raise ImageError(
-            f"can't read {str(path)!r}",
-            details=error.strerror or str(error),
-            hint="give the path of an OVA or OVF file that this user may read",
-        ) from error
+    with opened(path) as file, reading(path):
+        start = file.read(512)
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return Package(path, _beside(path), path.name)
     # What the user named may be a link; what it leads to is read.
@@ -264,10 +253,8 @@ def _members(path: Path) -> dict[str, _Member]:
 
     found: dict[str, _Member] = {}
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             whole = os.fstat(file.fileno())
-            if not stat.S_ISREG(whole.st_mode):
-                refuse("is no file", hint="an OVA is read from a file")
             with tarfile.open(fileobj=_Bounded(file), mode="r:") as tar:  # type: ignore[call-overload]
                 for member in tar:
                     name = member.name

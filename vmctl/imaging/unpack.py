@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from vmctl.errors import ConflictError, ImageError, NotFoundError, ResourceError
+from vmctl.errors import ConflictError, ImageError, ResourceError
+from vmctl.imaging.reading import opened, reading
 from vmctl.progress import Phase
 
 __all__ = ["BOUNDS", "Bounds", "compression_of", "unpack"]
@@ -68,17 +69,8 @@ def compression_of(path: Path) -> str | None:
         NotFoundError: There is no such file.
         ImageError: It can't be read.
     """
-    try:
-        with path.open("rb") as handle:
-            begin = handle.read(6)
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"there is no file {str(path)!r}", hint="check the path of the image"
-        ) from None
-    except OSError as error:
-        raise ImageError(
-            f"can't read {str(path)!r}: {error.strerror}", hint="check who may read the file"
-        ) from error
+    with opened(path) as handle, reading(path):
+        begin = handle.read(6)
     return next((name for magic, name in _MAGIC if begin.startswith(magic)), None)
 
 
@@ -118,7 +110,7 @@ def unpack(
             f"{str(path)!r} is not compressed with xz, gzip, bzip2 or zstd",
             hint="import it as it is",
         )
-    with path.open("rb") as source, _part_of(target) as part:
+    with opened(path) as source, _part_of(target) as part:
         try:
             _copy(source, part, kind, _Guard(path, target, max_size, bounds), phase)
         except _DAMAGED as error:

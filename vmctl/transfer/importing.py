@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from vmctl.imaging import bundle, ova
 from vmctl.imaging.inspection import Image, inspect
 from vmctl.imaging.ovf_spec import machine_name, map_appliance
 from vmctl.imaging.qemu_img import convert, run_limited
+from vmctl.imaging.reading import opened, reading
 from vmctl.imaging.scratch import scratch_folder
 from vmctl.plan import Imported
 from vmctl.progress import Phase, ProgressCallback, Reporter
@@ -199,23 +199,8 @@ def _without_taken_macs(
 
 
 def _open(source: Path, form: str | None, reporter: Reporter) -> _Opened:
-    try:
-        if not stat.S_ISREG(source.stat().st_mode):
-            raise ImageError(
-                f"{str(source)!r} is no file", hint="give the path of a disk, an OVA or a bundle"
-            )
-        with source.open("rb") as file:
-            start = file.read(512)
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"there is no file {str(source)!r}", hint="give the path of a disk, an OVA or a bundle"
-        ) from error
-    except OSError as error:
-        raise ImageError(
-            f"can't read {str(source)!r}",
-            details=error.strerror or str(error),
-            hint="give the path of a file that this user may read",
-        ) from error
+    with opened(source) as file, reading(source):
+        start = file.read(512)
     if form == "bundle" or (form is None and bundle.is_bundle(start)):
         return _Bundle(source.open("rb"), str(source), owned=True)
     if form in {"ova", "ovf"} or (form is None and _is_package(start)):
