@@ -32,7 +32,6 @@ __all__ = [
     "users_of",
 ]
 
-_REMOVING = "removing"
 _MAGIC = b"QFI\xfb"
 # The header goes into the pool last: a base image whose first bytes are there is whole.
 _HEADER_SIZE = 65536
@@ -90,7 +89,7 @@ def being_removed(pool: Pool, volume: str, claim: Claim) -> Iterator[None]:
 
     def noted() -> bool | None:
         try:
-            uploads.take_over(note, claim, kind=_REMOVING)
+            uploads.take_over(note, claim, kind=uploads.REMOVING)
         except ConflictError:
             return None
         except ResourceError:
@@ -108,13 +107,13 @@ def being_removed(pool: Pool, volume: str, claim: Claim) -> Iterator[None]:
         yield
     finally:
         if written:
-            uploads.unmark(note, kind=_REMOVING)
+            uploads.unmark(note, kind=uploads.REMOVING)
 
 
 def is_being_removed(pool: Pool, volume: str) -> bool:
     """Return whether somebody is at removing a base image right now."""
     note = StoredVolume.of(pool, volume)
-    return uploads.is_marked(note, kind=_REMOVING)
+    return uploads.is_marked(note, kind=uploads.REMOVING)
 
 
 def refuse_without_room(pool: Pool, image: Image) -> None:

@@ -13,6 +13,7 @@ from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.names import list_domains
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.usage import read_usage
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.removal import releasable_bases, releasable_networks, remove_machine
 
 __all__ = ["Leftover", "collect"]
@@ -20,12 +21,13 @@ __all__ = ["Leftover", "collect"]
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """A machine, or an upload, that somebody was at work on who is not there any more.
+    """A machine, or a volume, that somebody was at work on who is not there any more.
 
     Attributes:
         name: The machine's name, or ``POOL/NAME`` of the volume.
-        uuid: The machine's UUID; empty for an upload.
-        phase: What was being done: ``creating``, ``provisioning``, ``deleting`` or ``uploading``.
+        uuid: The machine's UUID; empty for a volume.
+        phase: What was being done: ``creating``, ``provisioning``, ``deleting``, ``uploading`` a
+            volume, or ``removing`` an image, which stays; only the note that it is going goes.
         client: The host name of the client that was at work.
         volumes: ``POOL/NAME`` of the volumes that go with it, those of images that only it brought
             included; some may never have existed.
@@ -56,6 +58,7 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
     """
     found: list[Leftover] = []
     failures: list[VmctlError] = []
+    _collect_notes(connection, uploads.REMOVING, found, failures, dry_run=dry_run)
     for listed in list_domains(connection):
         if not _is_abandoned(listed.record):
             continue
@@ -71,46 +74,60 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
             continue
         except VmctlError as error:
             failures.append(error)
-    _collect_uploads(connection, found, failures, dry_run=dry_run)
+    _collect_notes(connection, uploads.UPLOADING, found, failures, dry_run=dry_run)
     if failures:
         raise _together(failures)
     return found
 
 
-def _collect_uploads(
-    connection: Connection, found: list[Leftover], failures: list[VmctlError], *, dry_run: bool
+def _collect_notes(
+    connection: Connection,
+    kind: str,
+    found: list[Leftover],
+    failures: list[VmctlError],
+    *,
+    dry_run: bool,
 ) -> None:
-    for upload in uploads.list_uploads(connection):
-        if uploads.is_marked(upload.volume):
-            continue
-        if _is_anothers_image(connection, upload):
-            if not dry_run:
-                uploads.unmark(upload.volume)
-            continue
-        found.append(_half_volume(upload, upload.claim.client if upload.claim else ""))
-        if dry_run:
-            continue
+    for note in uploads.list_notes(connection, kind=kind):
         try:
-            upload.volume.delete()
-            uploads.unmark(upload.volume)
+            client = note.left_by()
+            if client is None:
+                continue
+            if kind == uploads.REMOVING:
+                goes = note.own
+            elif _is_anothers_image(connection, note.volume):
+                goes = None
+            else:
+                goes = note.volume
+            if goes is not None:
+                found.append(_half_done(note, client, goes))
+            if dry_run:
+                continue
+            if goes is not None:
+                goes.delete()
+            uploads.unmark(note.volume, kind=kind)
         except VmctlError as error:
             failures.append(error)
 
 
-def _is_anothers_image(connection: Connection, upload: uploads.Upload) -> bool:
+def _is_anothers_image(connection: Connection, volume: StoredVolume) -> bool:
     """Return whether an image is whole, or a launch that has it in its record sees to it."""
-    volume = upload.volume
     if not bases.is_base(volume.name):
         return False
     pool = open_pool(connection, volume.pool)
     return bases.is_complete(pool, volume.name) or bool(
-        read_usage(connection).users(pool.name, volume.name, pool.path_of(volume.name))
+        bases.users_of(read_usage(connection), pool, bases.digest_of(volume.name))
     )
 
 
-def _half_volume(upload: uploads.Upload, client: str) -> Leftover:
-    name = f"{upload.volume.pool}/{upload.volume.name}"
-    return Leftover(name=name, uuid="", phase="uploading", client=client, volumes=(name,))
+def _half_done(note: uploads.Note, client: str, goes: StoredVolume) -> Leftover:
+    return Leftover(
+        name=f"{note.volume.pool}/{note.volume.name}",
+        uuid="",
+        phase=note.kind,
+        client=client,
+        volumes=(f"{goes.pool}/{goes.name}",),
+    )
 
 
 def _is_abandoned(record: Record | None) -> bool:
