@@ -233,17 +233,17 @@ def _clock() -> float:
 def _stands_still(pool: Pool, volume: StoredVolume, phase: Phase) -> bool:
     """Wait for somebody else's upload to move, or to end; returns whether it doesn't."""
     phase.update("somebody else is uploading it")
-    before = _allocation(volume)
+    before = _stamp(volume)
 
     def moved() -> bool | None:
-        return True if _allocation(volume) != before or is_complete(pool, volume.name) else None
+        return True if _stamp(volume) != before or is_complete(pool, volume.name) else None
 
     deadline = time.monotonic() + _STALLED_SECONDS
     return Signal().wait_for(moved, deadline=deadline, recheck=0.5) is None
 
 
-def _allocation(volume: StoredVolume) -> int | None:
+def _stamp(volume: StoredVolume) -> tuple[int, str] | None:
     try:
-        return volume.facts().allocation
+        return volume.stamp()
     except NotFoundError:
         return None

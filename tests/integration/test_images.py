@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import pytest
 import vmctl
 from vmctl import bases
 from vmctl.hypervisor import private
+from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.volumes import StoredVolume
+from vmctl.render.volume import render_volume
 
 from .conftest import pool_volumes
 
@@ -243,6 +246,70 @@ def test_what_a_killed_client_left_is_found_by_gc(
     assert host.images.import_file(image).complete
 
 
+_DYING_WHILE_REMOVING = """
+import os, signal, sys, vmctl
+from vmctl import bases
+from vmctl.hypervisor.volumes import StoredVolume
+real = StoredVolume.delete
+def delete(self):
+    if bases.is_base(self.name):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self)
+StoredVolume.delete = delete
+with vmctl.connect(sys.argv[1]) as host:
+    host.images.remove(sys.argv[2])
+"""
+
+
+def test_what_was_left_by_a_client_that_was_killed_while_it_removed_an_image(
+    host: vmctl.Host, tmp_path: Path, clean_images: set[str]
+) -> None:
+    made = host.images.import_file(small_qcow2(tmp_path), name="staying")
+    done = subprocess.run(
+        [sys.executable, "-c", _DYING_WHILE_REMOVING, host.uri, "staying"], check=False
+    )
+    assert done.returncode == -9
+    base = bases.name_for(made.digest)
+    note = f"{base}.vmctl-removing"
+    assert pool_volumes(host) - clean_images == {base, note}
+    (found,) = host.gc(dry_run=True)
+    assert (found.name, found.phase) == (f"default/{base}", "removing")
+    assert found.volumes == (f"default/{note}",)
+    assert pool_volumes(host) - clean_images == {base, note}
+    assert host.gc() == [found]
+    assert pool_volumes(host) - clean_images == {base}
+    assert host.gc() == []
+    # It lost its name before; nothing else is wrong with it.
+    assert host.images.info(made.digest).complete
+    # Who is at work is left alone.
+    pool = open_pool(host._connection, "default")
+    with claimed(60) as claim, bases.being_removed(pool, base, claim):
+        assert host.gc() == []
+        assert bases.is_being_removed(pool, base)
+
+
+def test_writing_the_same_again_is_seen(
+    host: vmctl.Host, private_host: private.PrivateHost, clean_images: set[str]
+) -> None:
+    volume = StoredVolume.of(open_pool(host._connection, "default"), "rewritten")
+    volume.create(render_volume(volume.name, capacity=1 << 20, format="raw"))
+    try:
+        volume.write(b"x" * (1 << 20))
+        # Far enough back for the clock's grain.
+        file = private_host.state_dir / "lib" / "images" / volume.name
+        os.utime(file, ns=(0, 10**18 + 1))
+        before = volume.stamp()
+        assert before[1] == "1000000000.000000001"
+        assert volume.stamp() == before
+        volume.write(b"x" * (1 << 20))
+        assert volume.stamp()[0] == before[0]
+        assert volume.stamp() != before
+        assert volume.read(start=(1 << 20) - 3) == b"xxx"
+        assert volume.read(start=5, length=2) == b"xx"
+    finally:
+        volume.delete()
+
+
 def test_names_and_prune(host: vmctl.Host, tmp_path: Path, clean_images: set[str]) -> None:
     image = small_qcow2(tmp_path)
     first = host.images.import_file(image, name="one")
@@ -268,7 +335,6 @@ def test_a_launch_waits_while_its_image_is_removed(
     pool = open_pool(host._connection, "default")
     volume = bases.name_for(made.digest)
     said: list[str] = []
-    from vmctl.hypervisor.claims import claimed
 
     with claimed(60) as claim, bases.being_removed(pool, volume, claim):
         assert bases.is_being_removed(pool, volume)
