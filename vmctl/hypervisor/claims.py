@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from vmctl.hypervisor.procfs import boot_id, state_of
+
 __all__ = ["Claim", "claimed", "own_name"]
 
 
@@ -98,7 +100,7 @@ class _Here:
 def _self() -> _Here:
     return _Here(
         client=socket.gethostname(),
-        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        boot_id=boot_id(),
         pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
     )
 
@@ -109,17 +111,12 @@ def _start_of(pid: int) -> int | None:
     Raises:
         PermissionError: This user may not see it.
     """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except ProcessLookupError:
-        return None
-    except FileNotFoundError:
+    state = state_of(pid)
+    if state is None:
         if _is_hidden(pid):
-            raise PermissionError(f"process {pid} is hidden") from None
+            raise PermissionError(f"process {pid} is hidden")
         return None
-    # The command's name, in brackets, may hold anything; the fields after it are plain.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in {"Z", "X"} else int(fields[19])
+    return None if state.has_ended else state.started
 
 
 def _is_hidden(pid: int) -> bool:

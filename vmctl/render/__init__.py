@@ -4,7 +4,7 @@
 host is asked for comes in as `HostFacts`, what launching decides as `Placement`, `SeedIdentity`.
 """
 
-from vmctl.render.domain import disk_targets, render_domain, seed_target
+from vmctl.render.domain import disk_targets, render_domain
 from vmctl.render.facts import FirmwareImage, HostFacts
 from vmctl.render.identity import mac_address, with_macs
 from vmctl.render.placement import Placement
@@ -21,7 +21,6 @@ __all__ = [
     "mac_address",
     "render_domain",
     "render_seed",
-    "seed_target",
     "ssh_user",
     "with_macs",
 ]

@@ -26,7 +26,6 @@ __all__ = [
     "disk_targets",
     "mac_address",
     "render_domain",
-    "seed_target",
     "with_macs",
 ]
 
@@ -121,17 +120,3 @@ def disk_targets(spec: VMSpec) -> tuple[str, ...]:
     """The name of each disk on its bus (``vda``), in the spec's order."""
     placed = place_drives(spec.resolved())
     return tuple(drive.target for drive in placed if drive.kind is DriveKind.DISK)
-
-
-def seed_target(spec: VMSpec) -> str:
-    """The name of the drive that the cloud-init seed is in (``sdz``).
-
-    Raises:
-        UsageError: The spec has no cloud_init, and so no such drive.
-    """
-    for drive in place_drives(spec.resolved()):
-        if drive.kind is DriveKind.SEED:
-            return drive.target
-    raise UsageError(
-        f"{spec.name} has no cloud_init, and so no drive for its seed", hint="give it a cloud_init"
-    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vmctl.errors import UnsupportedError, UsageError, VmctlError
+from vmctl.errors import UnsupportedError, UsageError
 from vmctl.render import (
     FirmwareImage,
     HostFacts,
@@ -14,10 +14,10 @@ from vmctl.render import (
     disk_targets,
     mac_address,
     render_domain,
-    seed_target,
     with_macs,
 )
 from vmctl.spec import VMSpec
+from vmctl.spec.drives import DriveKind, place_drives
 
 UUID = "8d4a2b3c-1111-4222-8333-444455556666"
 UEFI = FirmwareImage(loader="/l", nvram_template="/n")
@@ -116,11 +116,16 @@ def test_targets() -> None:
         name="a", image="i", disks=[{}, {"size": "1GiB", "bus": "scsi"}, {"size": "1GiB"}]
     )
     assert disk_targets(spec) == ("vda", "sda", "vdb")
-    assert seed_target(spec) == "sdz"
-    assert seed_target(VMSpec(name="a", profile="legacy", cloud_init={})) == "hdd"
-    assert seed_target(VMSpec(name="a", profile="legacy", machine="q35", cloud_init={})) == "sdf"
-    with pytest.raises(VmctlError, match="no cloud_init"):
-        seed_target(VMSpec(name="a"))
+    assert _seed_targets(spec) == ["sdz"]
+    assert _seed_targets(VMSpec(name="a", profile="legacy", cloud_init={})) == ["hdd"]
+    old = VMSpec(name="a", profile="legacy", machine="q35", cloud_init={})
+    assert _seed_targets(old) == ["sdf"]
+    assert _seed_targets(VMSpec(name="a")) == []
+
+
+def _seed_targets(spec: VMSpec) -> list[str]:
+    placed = place_drives(spec.resolved())
+    return [drive.target for drive in placed if drive.kind is DriveKind.SEED]
 
 
 def test_drive_of_the_seed_is_there_without_a_seed() -> None:

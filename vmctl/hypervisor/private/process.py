@@ -9,32 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from vmctl.hypervisor.procfs import boot_id, state_of
+
 __all__ = ["ProcessIdentity", "end_marked_processes", "marked_processes"]
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-@functools.cache
-def _boot_id() -> str:
-    return _BOOT_ID.read_text(encoding="ascii").strip()
-
-
-def _stat(pid: int) -> tuple[str, int] | None:
-    """Return the state letter and start time of ``pid``, or None when there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The second field is the command in parentheses, and may contain anything, spaces included.
-    fields = text.rpartition(")")[2].split()
-    return fields[0], int(fields[19])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,18 +41,18 @@ class ProcessIdentity:
         Raises:
             ProcessLookupError: There is none.
         """
-        stat = _stat(pid)
-        if stat is None:
+        state = state_of(pid)
+        if state is None:
             raise ProcessLookupError(pid)
-        return cls(pid, stat[1], _boot_id())
+        return cls(pid, state.started, boot_id())
 
     @property
     def alive(self) -> bool:
         """Whether it still runs. One that only waits to be reaped does not."""
-        if self.boot != _boot_id():
+        if self.boot != boot_id():
             return False
-        stat = _stat(self.pid)
-        return stat is not None and stat[1] == self.started and stat[0] not in "ZX"
+        state = state_of(self.pid)
+        return state is not None and state.started == self.started and not state.has_ended
 
     def signal(self, number: int, *, wait: float = 0) -> bool:
         """Send it a signal, and wait up to ``wait`` seconds for its end.
