@@ -11,8 +11,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from vmctl import doctor
-from vmctl.doctor import Check, examine
+from vmctl.doctor import Check, client, examine, host
 from vmctl.errors import PermissionDeniedError
 from vmctl.guest.identity import own_key
 from vmctl.hypervisor.claims import claimed
@@ -82,7 +81,7 @@ def test_a_host_that_is_not_there_is_reported(uri: str) -> None:
 def _daemon_hint(monkeypatch: pytest.MonkeyPatch, *, installed: bool, socket: bool) -> str:
     monkeypatch.setattr(shutil, "which", lambda name, **_: f"/sbin/{name}" if installed else None)
     here = str(Path(__file__))
-    monkeypatch.setattr(doctor, "_SYSTEM_SOCKETS", (here if socket else "/nowhere",))
+    monkeypatch.setattr(host, "_SYSTEM_SOCKETS", (here if socket else "/nowhere",))
     return _by_name(examine("qemu+unix:///system?socket=/nowhere"))["daemon"].hint
 
 
@@ -100,19 +99,19 @@ def test_without_the_python_binding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_versions() -> None:
-    assert doctor._at_least("qemu", (6, 2, 0), (6, 2, 0)).status == "ok"
-    old = doctor._at_least("libvirt", (7, 9, 0), (8, 0, 0))
+    assert host._at_least("qemu", (6, 2, 0), (6, 2, 0)).status == "ok"
+    old = host._at_least("libvirt", (7, 9, 0), (8, 0, 0))
     assert old.status == "fail"
     assert "7.9.0" in old.detail
 
 
 def test_abilities() -> None:
-    assert {check.status for check in doctor._abilities(_KVM)} == {"ok"}
+    assert {check.status for check in host._abilities(_KVM)} == {"ok"}
     poor = replace(_KVM, kvm=False, firmware=(), tpm=False, kvm_reason="no vmx")
-    found = _by_name(list(doctor._abilities(poor)))
+    found = _by_name(list(host._abilities(poor)))
     assert {check.status for check in found.values()} == {"warn"}
     assert "no vmx" in found["accelerator"].detail
-    assert _by_name(list(doctor._abilities(replace(_KVM, emulators={}))))["emulator"]
+    assert _by_name(list(host._abilities(replace(_KVM, emulators={}))))["emulator"]
 
 
 def test_tools_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +140,7 @@ def test_a_pool_that_is_not_active(raw: libvirt.virConnect) -> None:
 
 
 def test_a_pool_that_is_nearly_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_LITTLE_SPACE", 1 << 60)
+    monkeypatch.setattr(host, "_LITTLE_SPACE", 1 << 60)
     found = _by_name(examine("test:///default", pool="default-pool"))["pool"]
     assert (found.status, "GiB left" in found.detail) == ("warn", True)
 
@@ -196,7 +195,7 @@ def test_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _key() -> Check:
-    return _by_name(doctor._client())["client-key"]
+    return _by_name([client.client_key()])["client-key"]
 
 
 def test_a_key_is_not_made_by_looking(tmp_path: Path) -> None:

@@ -1,28 +1,20 @@
-"""What would make a launch fail: looked at beforehand, each with how to mend it.
-
-Nothing is changed, started or made, and nothing is raised for a host that isn't there.
-"""
+"""What a host must have: its libvirtd, QEMU, a pool, a network; and what is broken there."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from vmctl.errors import NotFoundError, PermissionDeniedError, UsageError, VmctlError
+from vmctl.doctor.check import Check, in_one_line, ok, version_text
+from vmctl.errors import NotFoundError, PermissionDeniedError, VmctlError
 
 if TYPE_CHECKING:
     from vmctl.hypervisor.connection import Connection
     from vmctl.hypervisor.uri import HostAddress
     from vmctl.render.facts import HostFacts
 
-__all__ = ["Check", "examine"]
-
-Status = Literal["ok", "warn", "fail"]
+__all__ = ["examine_host", "is_qemu", "is_session"]
 
 _OLDEST_LIBVIRT = (8, 0, 0)
 _OLDEST_QEMU = (6, 2, 0)
@@ -30,95 +22,27 @@ _OLDEST_QEMU = (6, 2, 0)
 _LITTLE_SPACE = 5 << 30
 _SYSTEM_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 _DAEMONS = ("libvirtd", "virtqemud")
-_SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 # A driver of libvirt's for trying things: it has no QEMU, and so nothing below it.
 _QEMU_SCHEMES = ("qemu", "kvm")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """What one look found.
-
-    Attributes:
-        name: What was looked at; stable, for programs.
-        status: ``ok``; ``warn`` for what only some machines need; ``fail`` for what makes
-            launches fail.
-        detail: What was seen, in one sentence.
-        hint: How to mend it; empty when there is nothing to mend.
-    """
-
-    name: str
-    status: Status
-    detail: str
-    hint: str = ""
-
-
-def _ok(name: str, detail: str) -> Check:
-    return Check(name=name, status="ok", detail=detail)
-
-
-def examine(uri: str | None = None, *, pool: str | None = None) -> list[Check]:
-    """Look at everything that a launch needs.
-
-    Args:
-        uri: The host, as for `vmctl.connect`.
-        pool: The storage pool, as for `vmctl.connect`.
-
-    Returns:
-        The checks, in the order in which they build on each other. What can't be looked at because
-        something before it failed is left out.
-    """
-    checks = [_python_binding()]
-    if checks[0].status == "fail":
-        return [*checks, *_client()]
-    from vmctl.hypervisor.uri import resolve  # noqa: PLC0415 - it needs libvirt
-
-    try:
-        address = resolve(uri)
-    except VmctlError as error:
-        named = "private host" if isinstance(error, NotFoundError) else "host"
-        where = uri or os.environ.get("VMCTL_URI") or "the default URI"
-        hint = error.hint
-        if isinstance(error, UsageError) and not hint:
-            hint = "write for example qemu:///system, or private:NAME"
-        detail = f"{error.brief} ({named} {where})" if where not in error.brief else error.brief
-        return [*checks, Check(name="daemon", status="fail", detail=detail, hint=hint), *_client()]
-    checks += _host(address, pool or os.environ.get("VMCTL_POOL") or "default")
-    if address.is_local and _is_qemu(address):
-        checks += _local_tools(address)
-    return [*checks, *_client()]
-
-
-def _is_qemu(address: HostAddress) -> bool:
+def is_qemu(address: HostAddress) -> bool:
+    """Return whether it is a host with QEMU."""
     return address.uri.partition(":")[0].partition("+")[0] in _QEMU_SCHEMES
 
 
-# -- the way to the host --------------------------------------------------------------------------
+def is_session(uri: str) -> bool:
+    """Return whether it is an ordinary user's own libvirtd."""
+    return uri.partition("?")[0].endswith("/session")
 
 
-def _python_binding() -> Check:
-    try:
-        import libvirt  # noqa: PLC0415 - whether it can be had is the question
-    except ImportError as error:
-        return Check(
-            name="libvirt-python",
-            status="fail",
-            detail=f"the Python package can't be loaded: {error}",
-            hint="apt install libvirt-dev pkg-config python3-dev gcc && pip install libvirt-python",
-        )
-    version = _text(_version(libvirt.getVersion()))
-    return _ok("libvirt-python", f"speaks libvirt {version}")
+def examine_host(address: HostAddress, pool: str) -> Iterator[Check]:
+    """Look at a host, and at what is on it.
 
-
-def _version(number: int) -> tuple[int, int, int]:
-    return number // 1_000_000, number // 1000 % 1000, number % 1000
-
-
-def _text(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))
-
-
-def _host(address: HostAddress, pool: str) -> Iterator[Check]:
+    Args:
+        address: The host.
+        pool: The storage pool that launches are going to use.
+    """
     from vmctl.hypervisor.connection import Connection  # noqa: PLC0415 - it needs libvirt
 
     try:
@@ -127,13 +51,13 @@ def _host(address: HostAddress, pool: str) -> Iterator[Check]:
         yield Check(
             name="daemon",
             status="fail",
-            detail=_in_one_line(error),
+            detail=in_one_line(error),
             hint=_daemon_hint(address, error),
         )
         return
     try:
-        yield _ok("daemon", f"answers at {address.name}")
-        yield from _versions_and_facts(connection, qemu=_is_qemu(address))
+        yield ok("daemon", f"answers at {address.name}")
+        yield from _versions_and_facts(connection, qemu=is_qemu(address))
         yield _guarded("pool", lambda: _pool(connection, pool))
         yield _guarded("images", lambda: _images(connection))
         yield _guarded("network", lambda: _network(connection))
@@ -153,11 +77,12 @@ def _daemon_hint(address: HostAddress, error: VmctlError) -> str:
             "sudo usermod -aG libvirt $USER, then log in again; or use qemu:///session, which "
             "needs no permission"
         )
-    if not _is_qemu(address):
+    if not is_qemu(address):
         return "write for example qemu:///system, or private:NAME"
+    from vmctl.hypervisor.private.programs import find  # noqa: PLC0415 - it needs libvirt
+
     own = "; or bring up one of your own: vmctl host start NAME"
-    path = os.pathsep.join((os.environ.get("PATH", ""), _SBIN))
-    if not any(shutil.which(name, path=path) for name in _DAEMONS):
+    if not any(find(name) for name in _DAEMONS):
         return "apt install libvirt-daemon-system qemu-system-x86 qemu-utils"
     if not any(Path(socket).exists() for socket in _SYSTEM_SOCKETS):
         with_systemd = Path("/run/systemd/system").is_dir()
@@ -166,19 +91,11 @@ def _daemon_hint(address: HostAddress, error: VmctlError) -> str:
     return f"its socket is there, but nobody answers: sudo systemctl restart libvirtd{own}"
 
 
-def _in_one_line(error: VmctlError) -> str:
-    details = " ".join(error.details.split())
-    return f"{error.brief}: {details}" if details else error.brief
-
-
 def _guarded(name: str, look: Callable[[], Check]) -> Check:
     try:
         return look()
     except VmctlError as error:
-        return Check(name=name, status="warn", detail=_in_one_line(error), hint=error.hint)
-
-
-# -- the host -------------------------------------------------------------------------------------
+        return Check(name=name, status="warn", detail=in_one_line(error), hint=error.hint)
 
 
 def _versions_and_facts(connection: Connection, *, qemu: bool) -> Iterator[Check]:
@@ -190,7 +107,7 @@ def _versions_and_facts(connection: Connection, *, qemu: bool) -> Iterator[Check
         yield Check(
             name="capabilities",
             status="fail",
-            detail=_in_one_line(error),
+            detail=in_one_line(error),
             hint="is QEMU installed on the host? apt install qemu-system-x86",
         )
         return
@@ -203,11 +120,12 @@ def _versions_and_facts(connection: Connection, *, qemu: bool) -> Iterator[Check
 
 def _at_least(name: str, version: tuple[int, ...], oldest: tuple[int, ...]) -> Check:
     if version >= oldest:
-        return _ok(name, _text(version))
+        return ok(name, version_text(version))
     return Check(
         name=name,
         status="fail",
-        detail=f"{_text(version)} is older than {_text(oldest[:2])}, the oldest that vmctl knows",
+        detail=f"{version_text(version)} is older than {version_text(oldest[:2])}, "
+        "the oldest that vmctl knows",
         hint="upgrade the host: Debian 12 and Ubuntu 22.04 are new enough",
     )
 
@@ -221,7 +139,7 @@ def _abilities(facts: HostFacts) -> Iterator[Check]:
             hint="apt install qemu-system-x86 (or that of the host's architecture)",
         )
     if facts.kvm:
-        yield _ok("accelerator", f"KVM: {facts.kvm_reason}")
+        yield ok("accelerator", f"KVM: {facts.kvm_reason}")
     else:
         yield Check(
             name="accelerator",
@@ -249,7 +167,7 @@ def _abilities(facts: HostFacts) -> Iterator[Check]:
 
 def _either(name: str, good: bool, yes: str, no: str, hint: str) -> Check:
     if good:
-        return _ok(name, yes)
+        return ok(name, yes)
     return Check(name=name, status="warn", detail=no, hint=hint)
 
 
@@ -285,17 +203,13 @@ def _pool(connection: Connection, name: str) -> Check:
             detail=f"'{name}' has only {amount} left",
             hint="make room, or name another pool with --pool",
         )
-    return _ok("pool", f"'{name}' is active, with {amount} free")
+    return ok("pool", f"'{name}' is active, with {amount} free")
 
 
 def _usual_folder(connection: Connection) -> str:
-    if _is_session(connection.uri):
+    if is_session(connection.uri):
         return str(Path("~/.local/share/libvirt/images").expanduser())
     return "/var/lib/libvirt/images"
-
-
-def _is_session(uri: str) -> bool:
-    return uri.partition("?")[0].endswith("/session")
 
 
 def _look_up(doing: str, look: Callable[[], Any]) -> Any | None:
@@ -314,9 +228,9 @@ def _network(connection: Connection) -> Check:
     found = list_networks(connection)
     active = [network.name for network in found if network.active]
     if "default" in active:
-        return _ok("network", f"active: {', '.join(active)}")
-    if _is_session(connection.uri):
-        return _ok("network", "none, as in every session: machines get user-mode networking")
+        return ok("network", f"active: {', '.join(active)}")
+    if is_session(connection.uri):
+        return ok("network", "none, as in every session: machines get user-mode networking")
     user = "write `nics: [{user: true}]` in the spec, which needs no network"
     if any(network.name == "default" for network in found):
         return Check(
@@ -340,7 +254,7 @@ def _images(connection: Connection) -> Check:
 
     found = broken_images(connection)
     if not found:
-        return _ok("images", "what disks lie on is there, and unchanged")
+        return ok("images", "what disks lie on is there, and unchanged")
     return Check(
         name="images",
         status="fail",
@@ -354,65 +268,11 @@ def _leftovers(connection: Connection) -> Check:
 
     found = collect(connection, dry_run=True)
     if not found:
-        return _ok("leftovers", "no client left anything half-made")
+        return ok("leftovers", "no client left anything half-made")
     names = ", ".join(entry.name for entry in found)
     return Check(
         name="leftovers",
         status="warn",
         detail=f"{len(found)} half-made by clients that were killed: {names}",
         hint="vmctl gc",
-    )
-
-
-# -- the client -----------------------------------------------------------------------------------
-
-
-def _local_tools(address: HostAddress) -> Iterator[Check]:
-    path = os.pathsep.join((os.environ.get("PATH", ""), _SBIN))
-    session = _is_session(address.uri)
-    wanted: tuple[tuple[str, Status, str, str], ...] = (
-        ("qemu-img", "fail", "libvirt makes disks with it", "qemu-utils"),
-        *(() if session else (("dnsmasq", "warn", "NAT networks need it", "dnsmasq-base"),)),
-    )
-    for program, status, why, package in wanted:
-        found = shutil.which(program, path=path)
-        if found is not None:
-            yield Check(name=program, status="ok", detail=found)
-        else:
-            yield Check(
-                name=program,
-                status=status,
-                detail=f"{program} is not installed: {why}",
-                hint=f"apt install {package}",
-            )
-
-
-def _client() -> list[Check]:
-    from vmctl.guest.identity import client_key_path, own_key  # noqa: PLC0415 - it costs time
-
-    path = client_key_path()
-    try:
-        mode = path.stat().st_mode
-        own_key()
-    except FileNotFoundError:
-        return [_no_key_yet(path)]
-    except (VmctlError, OSError) as error:
-        detail = _in_one_line(error) if isinstance(error, VmctlError) else f"{path}: {error}"
-        hint = getattr(error, "hint", "") or f"make {path} readable for you, and for you only"
-        return [Check(name="client-key", status="fail", detail=detail, hint=hint)]
-    if stat.S_IMODE(mode) & 0o077:
-        detail = f"{path} can be read by others"
-        return [Check(name="client-key", status="warn", detail=detail, hint=f"chmod 600 {path}")]
-    return [_ok("client-key", str(path))]
-
-
-def _no_key_yet(path: Path) -> Check:
-    folder = next(parent for parent in path.parents if parent.exists())
-    if os.environ.get("VMCTL_SSH_KEY") or os.access(folder, os.W_OK):
-        return _ok("client-key", f"{path} will be made by the first launch")
-    return Check(
-        name="client-key",
-        status="fail",
-        detail=f"{path} isn't there, and can't be made: {folder} is not writable",
-        hint="set VMCTL_SSH_KEY to a private key that has its .pub beside it",
     )
