@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vmctl import bases
+from vmctl.client_files import unreadable, with_key_files
 from vmctl.errors import NotFoundError, ResourceError, SpecError, SpecProblem, UsageError
 from vmctl.guest.identity import KeyPair, make_key
 from vmctl.hypervisor.attachment import source_of
@@ -119,7 +120,7 @@ def make_plan(
         ResourceError: The host is too small.
     """
     identifier = str(uuid_module.uuid4())
-    spec = with_macs(_with_key_files(wanted.resolved(networks=facts.privileged)), identifier)
+    spec = with_macs(with_key_files(wanted.resolved(networks=facts.privileged)), identifier)
     if facts.memory and spec.memory > facts.memory:
         raise ResourceError(
             f"'{spec.name}' wants {spec.memory >> 20} MiB of memory, "
@@ -219,54 +220,6 @@ def _check_networks(spec: VMSpec, connection: Connection) -> None:
         is_active(connection, name)
 
 
-def _with_key_files(spec: VMSpec) -> VMSpec:
-    """Return the spec with the public keys that its users' `ssh_key_files` name read in."""
-    if spec.cloud_init is None:
-        return spec
-    users = []
-    for number, user in enumerate(spec.cloud_init.users):
-        read = tuple(
-            line
-            for index, name in enumerate(user.ssh_key_files)
-            for line in _key_lines(name, f"cloud_init.users[{number}].ssh_key_files[{index}]")
-        )
-        users.append(
-            user.model_copy(
-                update={
-                    "ssh_authorized_keys": user.ssh_authorized_keys + read,
-                    "ssh_key_files": (),
-                }
-            )
-        )
-    cloud_init = spec.cloud_init.model_copy(update={"users": tuple(users)})
-    return spec.model_copy(update={"cloud_init": cloud_init})
-
-
-def _key_lines(name: str, field: str) -> list[str]:
-    try:
-        lines = Path(name).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise _bad_file(field, name, error) from error
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if any("PRIVATE KEY" in line for line in keys):
-        problem = SpecProblem(field, f"{name!r} is a private key; name the .pub file beside it")
-        raise SpecError(
-            "the spec names a private key where a public one belongs",
-            problems=[problem],
-            hint="the public half lies in the file with .pub at its end",
-        )
-    return keys
-
-
-def _bad_file(field: str, name: str, error: OSError | UnicodeDecodeError) -> SpecError:
-    why = getattr(error, "strerror", None) or str(error)
-    return SpecError(
-        "the spec names a file that can't be read",
-        problems=[SpecProblem(field, f"{name!r}: {why}")],
-        hint="paths are those of the machine that vmctl runs on",
-    )
-
-
 class _Builder:
     """Collects the volumes of one machine."""
 
@@ -316,7 +269,7 @@ class _Builder:
             with file.open("rb"):
                 return self.add_content(suffix, role, file)
         except OSError as error:
-            raise _bad_file(field, path, error) from error
+            raise unreadable(field, path, error) from error
 
     def medium(
         self, path: str | None, volume: str | None, field: str, number: int, kind: str

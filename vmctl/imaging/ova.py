@@ -18,7 +18,8 @@ from typing import BinaryIO, NoReturn
 
 from vmctl.errors import ImageError
 from vmctl.imaging.appliance import Appliance, ApplianceDisk
-from vmctl.imaging.ovf import LARGEST_DESCRIPTOR, is_plain_name, parse_ovf
+from vmctl.imaging.ovf import is_plain_name, parse_ovf
+from vmctl.imaging.ovf_xml import LARGEST_DESCRIPTOR
 from vmctl.imaging.reading import opened, reading
 from vmctl.imaging.scratch import refuse_without_room
 from vmctl.progress import Phase

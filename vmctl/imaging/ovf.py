@@ -15,22 +15,13 @@ from lxml import etree
 
 from vmctl.errors import ImageError
 from vmctl.imaging.appliance import Appliance, ApplianceDisk, ApplianceNic
+from vmctl.imaging.ovf_xml import HINT, attribute, child, children, local_name, parse, text_of
 
 __all__ = [
-    "LARGEST_DESCRIPTOR",
     "is_plain_name",
     "parse_ovf",
 ]
 
-LARGEST_DESCRIPTOR = 4 * 1024**2
-"""Bytes of the largest descriptor that is read."""
-
-_ENVELOPES = {
-    "http://schemas.dmtf.org/ovf/envelope/1",
-    "http://schemas.dmtf.org/ovf/envelope/2",
-    "http://www.vmware.com/schema/ovf/1/envelope",
-}
-_HINT = "export the machine again, as OVF 1.0 or 2.0"
 _MOST_ITEMS = 1000
 _LARGEST_NUMBER = 1 << 63
 _PLAIN_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
@@ -78,61 +69,7 @@ def parse_ovf(text: bytes, *, source: str) -> Appliance:
     Raises:
         ImageError: It is no OVF descriptor of one machine, or not one to be trusted.
     """
-    return _Reader(source).read(_tree(text, source))
-
-
-def _tree(text: bytes, source: str) -> etree._Element:
-    if len(text) > LARGEST_DESCRIPTOR:
-        raise ImageError(f"{source} is larger than 4 MiB and no OVF descriptor", hint=_HINT)
-    try:
-        # One encoding only, whatever the document declares: else a DTD could hide in another.
-        if "<!DOCTYPE" in text.decode("utf-8-sig").upper():
-            raise ImageError(f"{source} has a DTD, which OVF knows nothing of", hint=_HINT)
-        parser = etree.XMLParser(
-            encoding="utf-8",
-            resolve_entities=False,
-            no_network=True,
-            load_dtd=False,
-            huge_tree=False,
-            remove_comments=True,
-            remove_pis=True,
-        )
-        root = etree.fromstring(text.removeprefix(b"\xef\xbb\xbf"), parser)
-    except UnicodeDecodeError as error:
-        raise ImageError(f"{source} is not text in UTF-8", hint=_HINT) from error
-    except etree.XMLSyntaxError as error:
-        raise ImageError(
-            f"{source} is not XML", details=str(error), hint="get it again: it may be cut off"
-        ) from error
-    name = etree.QName(root)
-    if name.localname != "Envelope" or name.namespace not in _ENVELOPES:
-        raise ImageError(f"{source} is XML, and no OVF envelope", hint=_HINT)
-    return root
-
-
-def _local(node: etree._Element) -> str:
-    return etree.QName(node).localname
-
-
-def _children(node: etree._Element, *names: str) -> list[etree._Element]:
-    return [child for child in node if _local(child) in names]
-
-
-def _child(node: etree._Element, name: str) -> etree._Element | None:
-    return next(iter(_children(node, name)), None)
-
-
-def _text(node: etree._Element | None, name: str) -> str:
-    found = None if node is None else _child(node, name)
-    return "" if found is None else " ".join((found.text or "").split())[:255]
-
-
-def _attribute(node: etree._Element, name: str) -> str:
-    """Return an attribute by its local name; exporters differ on its namespace."""
-    for key, value in node.attrib.items():
-        if etree.QName(str(key)).localname == name:
-            return str(value)
-    return ""
+    return _Reader(source).read(parse(text, source))
 
 
 @dataclass(frozen=True)
@@ -147,12 +84,12 @@ class _Item:
     node: etree._Element
 
     def get(self, name: str) -> str:
-        return _text(self.node, name)
+        return text_of(self.node, name)
 
     def config(self, key: str) -> str:
-        for node in _children(self.node, "Config", "ExtraConfig"):
-            if _attribute(node, "key") == key:
-                return _attribute(node, "value")
+        for node in children(self.node, "Config", "ExtraConfig"):
+            if attribute(node, "key") == key:
+                return attribute(node, "value")
         return ""
 
 
@@ -161,25 +98,25 @@ class _Reader:
         self._source = source
 
     def read(self, root: etree._Element) -> Appliance:
-        if _child(root, "VirtualSystemCollection") is not None:
+        if child(root, "VirtualSystemCollection") is not None:
             self._refuse(
                 "holds several machines", hint="export each machine into a file of its own"
             )
-        systems = _children(root, "VirtualSystem")
+        systems = children(root, "VirtualSystem")
         if len(systems) != 1:
             self._refuse("describes no machine" if not systems else "describes several machines")
-        hardware = _child(systems[0], "VirtualHardwareSection")
+        hardware = child(systems[0], "VirtualHardwareSection")
         if hardware is None:
             self._refuse("describes a machine without hardware")
         items = self._items(hardware, self._default_configuration(root))
-        os_section = _child(systems[0], "OperatingSystemSection")
-        machine = _child(systems[0], "Machine")
+        os_section = child(systems[0], "OperatingSystemSection")
+        machine = child(systems[0], "Machine")
         firmware = self._firmware(hardware, machine)
         by_kind: dict[int, list[_Item]] = {}
         for item in items:
             by_kind.setdefault(item.kind, []).append(item)
         return Appliance(
-            name=_text(systems[0], "Name") or _attribute(systems[0], "id")[:255],
+            name=text_of(systems[0], "Name") or attribute(systems[0], "id")[:255],
             os=_os_words(os_section),
             vcpus=max(1, self._sum(by_kind.get(_CPU, []), most=4096)),
             memory=self._memory(by_kind.get(_MEMORY, [])),
@@ -192,7 +129,7 @@ class _Reader:
             other=_other(items),
         )
 
-    def _refuse(self, what: str, *, hint: str = _HINT) -> NoReturn:
+    def _refuse(self, what: str, *, hint: str = HINT) -> NoReturn:
         raise ImageError(f"{self._source} {what}", hint=hint)
 
     def _number(self, text: str, what: str, *, most: int = _LARGEST_NUMBER) -> int:
@@ -203,28 +140,28 @@ class _Reader:
 
     def _default_configuration(self, root: etree._Element) -> str:
         """Return the id of the deployment option that counts when nobody chooses one."""
-        section = _child(root, "DeploymentOptionSection")
-        options = [] if section is None else _children(section, "Configuration")
-        chosen = [node for node in options if _attribute(node, "default") in {"true", "1"}]
-        return _attribute((chosen or options)[0], "id") if options else ""
+        section = child(root, "DeploymentOptionSection")
+        options = [] if section is None else children(section, "Configuration")
+        chosen = [node for node in options if attribute(node, "default") in {"true", "1"}]
+        return attribute((chosen or options)[0], "id") if options else ""
 
     def _items(self, hardware: etree._Element, configuration: str) -> list[_Item]:
         found: dict[str, _Item] = {}
-        nodes = _children(hardware, "Item", "StorageItem", "EthernetPortItem")
+        nodes = children(hardware, "Item", "StorageItem", "EthernetPortItem")
         if len(nodes) > _MOST_ITEMS:
             self._refuse(f"lists {len(nodes)} devices")
         for node in nodes:
-            wanted = _attribute(node, "configuration").split()
+            wanted = attribute(node, "configuration").split()
             if wanted and configuration not in wanted:
                 continue
-            identifier = _text(node, "InstanceID") or _text(node, "InstanceId")
-            place = _text(node, "AddressOnParent")
+            identifier = text_of(node, "InstanceID") or text_of(node, "InstanceId")
+            place = text_of(node, "AddressOnParent")
             item = _Item(
-                kind=self._number(_text(node, "ResourceType") or "0", "a resource type"),
+                kind=self._number(text_of(node, "ResourceType") or "0", "a resource type"),
                 identifier=identifier,
-                parent=_text(node, "Parent"),
+                parent=text_of(node, "Parent"),
                 place=int(place) if re.fullmatch(r"[0-9]{1,6}", place) else 0,
-                subtype=_text(node, "ResourceSubType"),
+                subtype=text_of(node, "ResourceSubType"),
                 node=node,
             )
             # An item of the chosen configuration stands for the general one of the same id.
@@ -234,8 +171,8 @@ class _Reader:
     def _firmware(self, hardware: etree._Element, machine: etree._Element | None) -> str:
         stated = _config(hardware, "firmware")
         for node in [] if machine is None else machine.iter(etree.Element):
-            if _local(node) == "Firmware" and _attribute(node, "type"):
-                stated = stated or _attribute(node, "type")
+            if local_name(node) == "Firmware" and attribute(node, "type"):
+                stated = stated or attribute(node, "type")
         return stated.lower()
 
     def _sum(self, items: list[_Item], *, most: int) -> int:
@@ -268,9 +205,9 @@ class _Reader:
 
     def _disks(self, root: etree._Element, items: list[_Item]) -> tuple[ApplianceDisk, ...]:
         files = self._files(root)
-        section = _child(root, "DiskSection")
-        nodes = [] if section is None else _children(section, "Disk")
-        disks = {_attribute(node, "diskId"): node for node in nodes}
+        section = child(root, "DiskSection")
+        nodes = [] if section is None else children(section, "Disk")
+        disks = {attribute(node, "diskId"): node for node in nodes}
         if len(disks) != len(nodes):
             self._refuse("has two disks of one id")
         controllers = {item.identifier: item for item in items if item.kind in _CONTROLLERS}
@@ -297,13 +234,13 @@ class _Reader:
         return tuple(disk for _place, disk in sorted(found, key=lambda entry: entry[0]))
 
     def _files(self, root: etree._Element) -> dict[str, etree._Element]:
-        section = _child(root, "References")
-        nodes = [] if section is None else _children(section, "File")
+        section = child(root, "References")
+        nodes = [] if section is None else children(section, "File")
         if len(nodes) > _MOST_ITEMS:
             self._refuse(f"lists {len(nodes)} files")
         found = {}
         for node in nodes:
-            name, identifier = _attribute(node, "href"), _attribute(node, "id")
+            name, identifier = attribute(node, "href"), attribute(node, "id")
             if not is_plain_name(name):
                 self._refuse(
                     f"names the file {name[:80]!r}, which is not one beside it",
@@ -320,30 +257,30 @@ class _Reader:
         files: dict[str, etree._Element],
         controller: _Item | None,
     ) -> ApplianceDisk:
-        unit = self._unit(_attribute(node, "capacityAllocationUnits") or "byte")
-        text = _attribute(node, "capacity")
+        unit = self._unit(attribute(node, "capacityAllocationUnits") or "byte")
+        text = attribute(node, "capacity")
         if "${" in text:
             self._refuse("leaves the size of a disk open", hint="export it with fixed sizes")
         capacity = self._number(text, "a disk's capacity") * unit
         if not 0 < capacity <= 1 << 50:
             self._refuse(f"claims a disk of {capacity} bytes")
-        if _attribute(node, "parentRef"):
+        if attribute(node, "parentRef"):
             self._refuse("has a disk on top of another", hint="export it without snapshots")
-        reference = _attribute(node, "fileRef")
+        reference = attribute(node, "fileRef")
         if reference and reference not in files:
             self._refuse(f"has a disk in the file {reference[:80]!r}, which it doesn't list")
         file = files.get(reference)
-        if file is not None and _attribute(file, "chunkSize"):
+        if file is not None and attribute(file, "chunkSize"):
             self._refuse("has a file that was cut into chunks", hint="export it into whole files")
-        packed = "" if file is None else _attribute(file, "compression")
+        packed = "" if file is None else attribute(file, "compression")
         if packed not in {"", "identity", "gzip"}:
             self._refuse(f"has a file that is compressed by {packed[:40]!r}")
-        size = "" if file is None else _attribute(file, "size")
+        size = "" if file is None else attribute(file, "size")
         return ApplianceDisk(
-            file="" if file is None else _attribute(file, "href"),
+            file="" if file is None else attribute(file, "href"),
             file_size=self._number(size, "a file's size") if size else None,
             capacity=capacity,
-            format=_disk_format(_attribute(node, "format")),
+            format=_disk_format(attribute(node, "format")),
             gzip=packed == "gzip",
             bus=_bus_of(controller),
             controller="" if controller is None else controller.subtype,
@@ -369,17 +306,17 @@ def _os_words(section: etree._Element | None) -> str:
     if section is None:
         return ""
     words = (
-        _text(section, "Description"),
-        _text(section, "OSType"),
-        _attribute(section, "osType"),
+        text_of(section, "Description"),
+        text_of(section, "OSType"),
+        attribute(section, "osType"),
     )
     return " ".join(filter(None, words))
 
 
 def _config(hardware: etree._Element, key: str) -> str:
-    for node in _children(hardware, "Config", "ExtraConfig"):
-        if _attribute(node, "key") == key:
-            return _attribute(node, "value")
+    for node in children(hardware, "Config", "ExtraConfig"):
+        if attribute(node, "key") == key:
+            return attribute(node, "value")
     return ""
 
 
@@ -397,9 +334,9 @@ def _nics(items: list[_Item], machine: etree._Element | None) -> tuple[Appliance
 
 def _adapters(machine: etree._Element) -> list[str]:
     return [
-        _mac(_attribute(node, "MACAddress"))
+        _mac(attribute(node, "MACAddress"))
         for node in machine.iter(etree.Element)
-        if _local(node) == "Adapter" and _attribute(node, "enabled") == "true"
+        if local_name(node) == "Adapter" and attribute(node, "enabled") == "true"
     ]
 
 
