@@ -12,6 +12,7 @@ from vmctl import power
 from vmctl.errors import ConflictError, UnsupportedError, UsageError
 from vmctl.hypervisor import snapshots as backend
 from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.metadata import Record, Role
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.render.facts import HostFacts
@@ -56,7 +57,8 @@ class Snapshots:
 
         Raises:
             UsageError: That is no name for a snapshot.
-            ConflictError: There is one of that name, or the machine is not ready yet.
+            ConflictError: There is one of that name, or the machine is not ready yet, or it is
+                being exported.
             UnsupportedError: The machine can't be snapshotted: a disk is not qcow2, or it has UEFI
                 and its NVRAM is not qcow2, or libvirt is older than 10.10.
         """
@@ -79,6 +81,7 @@ class Snapshots:
 
     def _refuse_work_in_progress(self, record: Record) -> None:
         """Keep what is in the middle of something out of a snapshot, and from being undone."""
+        refuse_while_exported(self._domain.name, record)
         if record.claim is not None:
             raise ConflictError(
                 f"somebody is at work on '{self._domain.name}': it is {record.phase.value}",
@@ -125,6 +128,7 @@ class Snapshots:
 
         Raises:
             NotFoundError: There is no such snapshot.
+            ConflictError: Somebody is at work on the machine, or exports it.
         """
         record = self._record()
         self._refuse_work_in_progress(record)
@@ -144,9 +148,9 @@ class Snapshots:
             progress: Told of the one phase, ``delete``.
 
         Raises:
-            ConflictError: vmctl did not make the machine.
+            ConflictError: vmctl did not make the machine, or it is being exported.
             NotFoundError: There is no such snapshot.
         """
-        self._record()
+        refuse_while_exported(self._domain.name, self._record())
         with Reporter(self._domain.name, progress).phase("delete"):
             backend.delete(self._domain, name)

@@ -17,6 +17,7 @@ from vmctl.guest.command import CompletedCommand
 from vmctl.guest.readiness import Deadlines
 from vmctl.guest.ssh import SSHSession
 from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.launch import finish
 from vmctl.progress import ProgressCallback, Reporter
@@ -100,9 +101,11 @@ class VM:
         It returns when QEMU runs; `wait` waits for the guest.
 
         Raises:
-            ConflictError: vmctl did not make it, or a port that it forwards is in use.
+            ConflictError: vmctl did not make it, it is being exported, or a port that it forwards
+                is in use.
         """
         record = self._record()
+        refuse_while_exported(self.name, record)
         if record.phase in {Phase.CREATING, Phase.DELETING}:
             raise ConflictError(
                 f"'{self.name}' is not whole: it is {record.phase.value}",
@@ -203,10 +206,11 @@ class VM:
             progress: Told of the one phase, ``delete``.
 
         Raises:
-            ConflictError: vmctl did not make it.
+            ConflictError: vmctl did not make it, or it is being exported.
             RollbackError: Something could not be removed; `Host.gc` goes on with it later.
         """
         record = self._record()
+        refuse_while_exported(self.name, record)
         self._forget_connection()
         with Reporter(self.name, progress).phase("delete"):
             remove_machine(self._domain, record)
@@ -219,7 +223,7 @@ class VM:
         replace: bool = False,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Write it to a file; it must be off. Snapshots are not in it.
+        """Write it to a file; it must be off, and stay so. Snapshots are not in it.
 
         Args:
             target: The file, which appears when it is whole. With several disks, ``qcow2``,
@@ -230,7 +234,8 @@ class VM:
             progress: Told of the one phase, ``export``.
 
         Raises:
-            ConflictError: vmctl did not make it, or there is such a file.
+            ConflictError: vmctl did not make it, there is such a file, somebody else exports it, or
+                it was started or its disks were changed meanwhile.
             WrongStateError: It is not off.
             UnsupportedError: A disk of it is a server's, or there is no qemu-img here.
             ResourceError: There is no room on this machine.

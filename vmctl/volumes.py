@@ -15,6 +15,7 @@ from vmctl.hypervisor import image_names, pools, volumes
 from vmctl.hypervisor.attachment import key_of
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.names import list_domains
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.usage import DiskUse, Usage, read_usage
@@ -239,6 +240,7 @@ class Volumes:
                     f"somebody is at work on '{listed.domain.name}': it is {record.phase.value}",
                     hint="wait until that has ended",
                 )
+            refuse_while_exported(listed.domain.name, record)
             # As the plan of a launch names it: MACHINE.UUID.TARGET.FORMAT.
             target = facts.name.removeprefix(f"{listed.domain.name}.{record.uuid}.").partition(".")[
                 0

@@ -8,15 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import libvirt
 import pytest
 
 import vmctl
 from vmctl.guest.agent import Agent
 from vmctl.hypervisor import private
 from vmctl.hypervisor.events import Signal
+from vmctl.hypervisor.volumes import at_path
 from vmctl.transfer.importing import Incoming
 
 from .conftest import pool_volumes, snapshot_of_host
@@ -44,6 +47,37 @@ def moving(
     assert [path for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
     if vm.name in {entry.name for entry in host.list()}:
         host.get(vm.name).delete()
+
+
+@pytest.fixture(scope="module")
+def stopped(host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
+    """A machine that is off, for the tests that leave it so."""
+    vm = host.launch(
+        vmctl.VMSpec.model_validate(
+            {
+                "name": f"s{uuid.uuid4().hex[:8]}",
+                "image": micro_image,
+                "memory": "192MiB",
+                "nics": [{"user": True}],
+            }
+        )
+    )
+    try:
+        vm.stop(timeout=30)
+        yield vm
+    finally:
+        vm.delete()
+
+
+@pytest.fixture
+def still(stopped: vmctl.VM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[vmctl.VM]:
+    """The machine that is off, and what an export of it may leave on the client."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(scratch))
+        yield stopped
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+    assert stopped.state == "shut off"
 
 
 def boots_with_data(vm: vmctl.VM, *, via: str = "agent") -> None:
@@ -142,22 +176,141 @@ def test_a_machine_that_runs_is_not_exported(
     assert not (tmp_path / "moved.qcow2").exists()
 
 
+class Once:
+    """Does something at the first report of an export that says that a volume is being read."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
+        self.done = False
+
+    def __call__(self, report: vmctl.Progress) -> None:
+        if not self.done and report.detail.startswith("downloading"):
+            self.done = True
+            self._act()
+
+
+def _write_to_disk(vm: vmctl.VM) -> None:
+    (disk,) = vm._domain.disks()
+    at_path(vm._domain.connection, disk.path).resize(600 << 20)
+
+
+def _start_and_end(vm: vmctl.VM) -> None:
+    raw = vm._domain.raw()
+    raw.create()
+    raw.destroy()
+
+
+def _switch_disk(vm: vmctl.VM) -> None:
+    xml = "<domainsnapshot><name>theirs</name></domainsnapshot>"
+    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    vm._domain.raw().snapshotCreateXML(xml, flags | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA)
+
+
+@pytest.mark.parametrize(
+    ("act", "why"),
+    [
+        (lambda vm: vm._domain.raw().create(), "was started"),
+        (_start_and_end, "was started"),
+        (_write_to_disk, "a disk of it was changed"),
+        (_switch_disk, "its disks were switched"),
+    ],
+    ids=["start", "start and end", "write", "switch"],
+)
+def test_what_virsh_does_to_a_machine_that_is_being_exported(
+    host: vmctl.Host, still: vmctl.VM, tmp_path: Path, act: Callable[[vmctl.VM], None], why: str
+) -> None:
+    (disk,) = still._domain.disks()
+    definition = still.xml(inactive=True)
+    hook = Once(lambda: act(still))
+    try:
+        with pytest.raises(vmctl.ConflictError, match=why):
+            still.export(tmp_path / "moved.vmctl", format="bundle", progress=hook)
+    finally:
+        still._domain.destroy()
+        (now,) = still._domain.disks()
+        if now != disk:
+            host._connection.raw.defineXML(definition)
+            pool_volumes(host)
+            at_path(host._connection, now.path).delete()
+    assert hook.done
+    assert list(tmp_path.iterdir()) == []
+    assert still._record().exported_by is None
+    # Nobody else's start, and nothing of its own, is in the way of the next one.
+    still.export(tmp_path / "moved.qcow2")
+
+
+def test_a_machine_that_is_being_exported_is_left_alone_by_vmctl(
+    host: vmctl.Host, still: vmctl.VM, tmp_path: Path
+) -> None:
+    still.snapshots.create("before")
+    (disk,) = still._domain.disks()
+    refused: list[str] = []
+
+    def try_all() -> None:
+        volume = at_path(host._connection, disk.path)
+        verbs: list[Callable[[], object]] = [
+            still.start,
+            still.restart,
+            still.delete,
+            lambda: still.snapshots.create("meanwhile"),
+            lambda: still.snapshots.revert("before"),
+            lambda: still.snapshots.delete("before"),
+            lambda: still.export(tmp_path / "second.qcow2"),
+            lambda: host.volumes.grow(f"{volume.pool}/{volume.name}", "1GiB"),
+        ]
+        for verb in verbs:
+            with pytest.raises(vmctl.ConflictError, match="is being exported by process"):
+                verb()
+            refused.append(repr(verb))
+        assert host.gc() == []
+
+    still.export(tmp_path / "moved.qcow2", progress=Once(try_all))
+    assert len(refused) == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["moved.qcow2"]
+    still.snapshots.delete("before")
+
+
+def test_an_export_that_was_killed_blocks_nothing_and_leaves_nothing(
+    private_host: private.PrivateHost, host: vmctl.Host, still: vmctl.VM, tmp_path: Path
+) -> None:
+    program = (
+        "import os, signal, vmctl\n"
+        "def die(progress):\n"
+        "    if progress.detail.startswith('compressing') and (progress.fraction or 0) > 0.5:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"with vmctl.connect('private:{private_host.name}') as host:\n"
+        f"    host.get('{still.name}').export('{tmp_path}/moved.vmctl', format='bundle',"
+        " progress=die)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert still._record().exported_by is not None
+    assert list(tmp_path.iterdir()) != []
+    # It is whole, and somebody else's: nothing for `gc`.
+    assert host.gc() == []
+    still.snapshots.create("after")
+    still.snapshots.delete("after")
+    still.export(tmp_path / "moved.vmctl", format="bundle")
+    assert still._record().exported_by is None
+    assert [path.name for path in tmp_path.iterdir()] == ["moved.vmctl"]
+
+
 def test_targets_that_are_there_and_names_that_are_taken(
-    host: vmctl.Host, moving: vmctl.VM, tmp_path: Path
+    host: vmctl.Host, still: vmctl.VM, tmp_path: Path
 ) -> None:
     path = tmp_path / "moved.vmctl"
     path.write_text("mine")
     with pytest.raises(vmctl.ConflictError, match="already"):
-        moving.export(path, format="bundle")
+        still.export(path, format="bundle")
     assert path.read_text() == "mine"
-    moving.export(path, format="bundle", replace=True)
+    still.export(path, format="bundle", replace=True)
     with pytest.raises(vmctl.ConflictError, match="there is a machine"):
         host.import_machine(path)
     before = snapshot_of_host(host)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
     with pytest.raises(vmctl.ImageError, match="was cut off"):
-        host.import_machine(path, name=f"{moving.name}-b")
+        host.import_machine(path, name=f"{still.name}-b")
     assert snapshot_of_host(host) == before
 
 
@@ -187,16 +340,16 @@ def test_an_import_that_was_killed_is_found_by_gc(
 def test_a_pool_that_is_too_full(
     private_host: private.PrivateHost,
     host: vmctl.Host,
-    moving: vmctl.VM,
+    still: vmctl.VM,
     tmp_path: Path,
     small_pool: str,
 ) -> None:
     path = tmp_path / "moved.qcow2"
-    moving.export(path)
+    still.export(path)
     before = snapshot_of_host(host)
     with (
         vmctl.connect(f"private:{private_host.name}", pool=small_pool) as other,
         pytest.raises(vmctl.ResourceError, match="has no room"),
     ):
-        other.import_machine(path, name=f"{moving.name}-b")
+        other.import_machine(path, name=f"{still.name}-b")
     assert snapshot_of_host(host) == before

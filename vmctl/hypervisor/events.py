@@ -21,11 +21,14 @@ class Signal:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._count = 0
+        self.saw_start = False
+        """Whether the machine was started since this began to listen, as far as was heard."""
 
-    def notify(self) -> None:
-        """Say that something happened."""
+    def notify(self, *, started: bool = False) -> None:
+        """Say that something happened; ``started``: that the machine was started."""
         with self._condition:
             self._count += 1
+            self.saw_start = self.saw_start or started
             self._condition.notify_all()
 
     def wait_for(
@@ -68,17 +71,23 @@ class EventHub:
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
             libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
         )
-        return [raw.domainEventRegisterAny(None, kind, self._on_event, None) for kind in kinds]
+        return [raw.domainEventRegisterAny(None, kind, self._on_event, kind) for kind in kinds]
 
-    def _on_event(self, _conn: object, domain: Any, *_details: object) -> None:
-        self.notify(domain.UUIDString())
+    def _on_event(
+        self, _conn: object, domain: Any, event: int, _detail: int, kind: int | None
+    ) -> None:
+        started = (kind, event) == (
+            libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+            libvirt.VIR_DOMAIN_EVENT_STARTED,
+        )
+        self.notify(domain.UUIDString(), started=started)
 
-    def notify(self, uuid: str) -> None:
-        """Wake everybody who waits for the machine."""
+    def notify(self, uuid: str, *, started: bool = False) -> None:
+        """Wake everybody who waits for the machine; ``started``: because it was started."""
         with self._lock:
             signals = list(self._signals.get(uuid, ()))
         for signal in signals:
-            signal.notify()
+            signal.notify(started=started)
 
     def notify_all(self) -> None:
         """Wake everybody: the connection changed, so anything may have happened."""

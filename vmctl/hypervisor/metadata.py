@@ -74,6 +74,8 @@ class Record:
             cloud-init.
         ssh_user: The user that vmctl logs in as; empty without cloud-init.
         claim: Who is at work on it, if somebody is.
+        exported_by: Who reads its disks, if somebody does. Apart from ``claim``, for a machine
+            whose reader was killed is whole, and nothing for `gc`.
     """
 
     uuid: str
@@ -89,6 +91,7 @@ class Record:
     host_key: str = ""
     ssh_user: str = ""
     claim: Claim | None = None
+    exported_by: Claim | None = None
 
     def volume(self, role: Role) -> OwnedVolume | None:
         """Return the first owned volume of that role."""
@@ -119,8 +122,9 @@ class Record:
         for name in ("instance_id", "host_key", "ssh_user"):
             if text := getattr(self, name):
                 etree.SubElement(root, name.replace("_", "-")).text = text
-        if self.claim is not None:
-            _add_claim(root, self.claim)
+        for tag, claim in (("claim", self.claim), ("exported-by", self.exported_by)):
+            if claim is not None:
+                _add_claim(root, tag, claim)
         etree.SubElement(root, "spec").text = json.dumps(
             self.spec, sort_keys=True, ensure_ascii=True, separators=(",", ":")
         )
@@ -137,7 +141,6 @@ class Record:
         # libvirt hands the element out with or without its namespace, as the call wants it.
         for node in root.iter(etree.Element):
             node.tag = etree.QName(node).localname
-        claim = root.find("claim")
         return cls(
             uuid=root.get("uuid", ""),
             phase=Phase(root.get("phase", "")),
@@ -160,7 +163,8 @@ class Record:
             instance_id=root.findtext("instance-id") or "",
             host_key=root.findtext("host-key") or "",
             ssh_user=root.findtext("ssh-user") or "",
-            claim=None if claim is None else _read_claim(claim),
+            claim=_read_claim(root.find("claim")),
+            exported_by=_read_claim(root.find("exported-by")),
         )
 
 
@@ -175,10 +179,10 @@ def _read_images(root: etree._Element, tag: str) -> tuple[tuple[str, str], ...]:
     return tuple((node.get("pool", ""), node.get("name", "")) for node in root.findall(tag))
 
 
-def _add_claim(root: etree._Element, claim: Claim) -> None:
+def _add_claim(root: etree._Element, tag: str, claim: Claim) -> None:
     etree.SubElement(
         root,
-        "claim",
+        tag,
         {
             "client": claim.client,
             "boot-id": claim.boot_id,
@@ -191,7 +195,9 @@ def _add_claim(root: etree._Element, claim: Claim) -> None:
     )
 
 
-def _read_claim(node: etree._Element) -> Claim:
+def _read_claim(node: etree._Element | None) -> Claim | None:
+    if node is None:
+        return None
     return Claim(
         client=node.get("client", ""),
         boot_id=node.get("boot-id", ""),

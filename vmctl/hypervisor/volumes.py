@@ -16,7 +16,7 @@ from vmctl.hypervisor import pools, streams
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code, translate
 
-__all__ = ["StoredVolume", "VolumeFacts", "at_path", "list_volumes"]
+__all__ = ["StoredVolume", "VolumeFacts", "VolumeStamp", "at_path", "list_volumes"]
 
 _KINDS = ("file", "block", "dir", "network", "netdir", "ploop")
 """virStorageVolType counts from 0 in this order."""
@@ -45,6 +45,22 @@ class VolumeFacts:
     capacity: int
     allocation: int
     backing: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeStamp:
+    """What tells a volume from itself after it was written to, as far as the pool knows.
+
+    Attributes:
+        size: Bytes that it takes up on the host.
+        written: When its content was changed, seconds and nanoseconds as libvirt writes them; empty
+            where there are no such times, as for volumes that are no files.
+        touched: When its content, its owner or its mode was changed; likewise.
+    """
+
+    size: str
+    written: str
+    touched: str
 
 
 @dataclass(frozen=True)
@@ -129,6 +145,21 @@ class StoredVolume:
         with calling(f"ask for the size of the volume '{self.name}'"):
             size: int = raw.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2]
             return size
+
+    def stamp(self) -> VolumeStamp:
+        """Return what will differ when it was written to, read anew.
+
+        Raises:
+            NotFoundError: It isn't there.
+        """
+        raw = self.raw()
+        with calling(f"ask for the times of the volume '{self.name}'"):
+            root = etree.fromstring(raw.XMLDesc(0))
+        return VolumeStamp(
+            size=root.findtext("physical") or "",
+            written=root.findtext("target/timestamps/mtime") or "",
+            touched=root.findtext("target/timestamps/ctime") or "",
+        )
 
     def create(self, xml: str, *, source: StoredVolume | None = None) -> None:
         """Make it.

@@ -7,6 +7,7 @@ works in it; one that isn't was left by a process that was killed, and goes when
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 import stat
@@ -17,10 +18,12 @@ from pathlib import Path
 
 from vmctl.errors import ResourceError
 
-__all__ = ["refuse_without_room", "scratch_folder"]
+__all__ = ["folder_beside", "refuse_without_room", "scratch_folder"]
 
 _LOCK = "lock"
 _PREFIX = "run-"
+# What a folder beside an export's target ends in; its beginning is the target's name.
+_BESIDE = ".vmctl-part"
 
 
 @contextmanager
@@ -53,6 +56,43 @@ def scratch_folder() -> Iterator[Path]:
         os.close(lock)
 
 
+@contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """Give an empty folder on the target's file system that is gone after the block.
+
+    What a process left that was killed at the same target goes first.
+
+    Raises:
+        OSError: There can be none.
+    """
+    prefix = f".{target.name}."
+    for left in target.parent.glob(f"{glob.escape(prefix)}*{_BESIDE}"):
+        with suppress(OSError), _locked(left, fcntl.LOCK_NB):
+            shutil.rmtree(left, ignore_errors=True)
+    folder, lock = _locked_folder(target.parent, prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=_BESIDE))
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        # Where folders can't be locked, no other process takes one for left behind either.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # Before it had its lock, another process may have taken it for left behind.
+        if folder.exists():
+            return folder, handle
+        os.close(handle)
+
+
 def _root() -> Path:
     return Path(os.environ.get("TMPDIR") or "/var/tmp") / f"vmctl-{os.getuid()}"  # noqa: S108
 
@@ -66,10 +106,10 @@ def _no_room(root: Path, why: str) -> ResourceError:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _locked(root: Path, how: int = 0) -> Iterator[None]:
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX | how)
         yield
     finally:
         os.close(handle)

@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vmctl.bases import is_base
 from vmctl.errors import (
     ConflictError,
-    ImageError,
     NotFoundError,
     UnsupportedError,
     UsageError,
     WrongStateError,
 )
-from vmctl.hypervisor.domains import DiskFile, Domain, State
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.exports import being_exported
+from vmctl.hypervisor.metadata import Phase as MachinePhase
 from vmctl.hypervisor.metadata import Record, Role
-from vmctl.hypervisor.volumes import StoredVolume, at_path
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.bundle import BundledFile, Manifest, Writer
 from vmctl.imaging.flattening import flatten
 from vmctl.imaging.inspection import inspect
 from vmctl.imaging.ovf_writing import ExportedDisk, describe_machine, write_ova
-from vmctl.imaging.scratch import scratch_folder
+from vmctl.imaging.scratch import folder_beside, scratch_folder
 from vmctl.progress import Phase, ProgressCallback, Reporter
 from vmctl.spec import DiskBus, VMSpec
+from vmctl.transfer.source import OFF, Layer, Watched
 
 __all__ = ["ExportFormat", "export"]
-
-_OFF = frozenset({State.SHUT_OFF, State.CRASHED})
-# More layers than anybody stacks; a host that lies could name them in a circle.
-_MOST_LAYERS = 200
 
 
 class ExportFormat(StrEnum):
@@ -58,6 +54,7 @@ def export(
 ) -> None:
     """Write a machine that is off; see `VM.export`."""
     _refuse_running(domain)
+    _refuse_unfinished(domain, record)
     disks = domain.disks()
     if not disks:
         raise UnsupportedError(
@@ -80,24 +77,46 @@ def export(
         raise UsageError(
             f"{form} can't be written as a stream", hint="name a file, or export a bundle"
         )
-    with Reporter(domain.name, progress).phase("export") as phase, scratch_folder() as scratch:
-        work = _Export(domain, record, disks, scratch, phase)
-        if not isinstance(target, Path):
-            work.bundle(target)
-            return
-        with _appearing(target, replace=replace) as part:
-            work.write(part, form)
-            _refuse_running(domain)
+    with (
+        Reporter(domain.name, progress).phase("export") as phase,
+        scratch_folder() as scratch,
+        _place(target, replace=replace) as place,
+        being_exported(domain),
+        domain.connection.events.listening(domain.uuid) as heard,
+    ):
+        # Only from here on nobody of vmctl's starts it.
+        _refuse_running(domain)
+        watched = Watched(domain, record, heard)
+        _Export(watched, scratch, phase).write(place, form)
+
+
+def _refuse_unfinished(domain: Domain, record: Record) -> None:
+    at_work = record.claim is not None and not record.claim.is_abandoned()
+    if at_work or record.phase in {MachinePhase.CREATING, MachinePhase.DELETING}:
+        raise ConflictError(
+            f"'{domain.name}' is not whole: it is {record.phase.value}",
+            hint="wait until that has ended; `vmctl gc` removes what a killed client left",
+        )
 
 
 def _refuse_running(domain: Domain) -> None:
     state = domain.state()
-    if state not in _OFF:
+    if state not in OFF:
         raise WrongStateError(
             f"'{domain.name}' is {state.value}: its disks change while they are read",
             state=state.value,
             hint=f"stop it first: `vmctl stop {domain.name}`",
         )
+
+
+@contextmanager
+def _place(target: Path | BinaryIO, *, replace: bool) -> Iterator[Path | BinaryIO]:
+    """Give what is written to: the open file, or a name that becomes the target's."""
+    if not isinstance(target, Path):
+        yield target
+        return
+    with _appearing(target, replace=replace) as part:
+        yield part
 
 
 @contextmanager
@@ -109,10 +128,8 @@ def _appearing(target: Path, *, replace: bool) -> Iterator[Path]:
         raise ConflictError(
             f"there is a file {str(target)!r} already", hint="choose another name, or replace it"
         )
-    with tempfile.TemporaryDirectory(
-        dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True
-    ) as folder:
-        part = Path(folder) / "part"
+    with folder_beside(target) as folder:
+        part = folder / "part"
         yield part
         if part.is_dir() and os.path.lexists(target):
             raise ConflictError(
@@ -142,68 +159,47 @@ def _move_anew(part: Path, target: Path) -> None:
 
 
 class _Export:
-    def __init__(
-        self,
-        domain: Domain,
-        record: Record,
-        disks: tuple[DiskFile, ...],
-        scratch: Path,
-        phase: Phase,
-    ) -> None:
-        self._domain = domain
-        self._record = record
-        self._disks = disks
+    def __init__(self, watched: Watched, scratch: Path, phase: Phase) -> None:
+        self._watched = watched
+        self._record = watched.record
+        self._source = watched.source
         self._scratch = scratch
         self._phase = phase
 
-    def write(self, part: Path, form: ExportFormat) -> None:
-        if form is ExportFormat.BUNDLE:
-            with _private(part) as file:
-                self.bundle(file)
+    def write(self, place: Path | BinaryIO, form: ExportFormat) -> None:
+        if not isinstance(place, Path):
+            self._bundle(place)
+        elif form is ExportFormat.BUNDLE:
+            with _private(place) as file:
+                self._bundle(file)
         elif form is ExportFormat.OVA:
-            with _private(part) as file:
+            with _private(place) as file:
                 self._ova(file)
-        elif len(self._disks) == 1:
-            self._flatten(self._disks[0], part, form)
+        else:
+            self._files(place, form)
+
+    def _files(self, place: Path, form: ExportFormat) -> None:
+        if len(self._source.disks) == 1:
+            self._flatten(self._source.layers[0], place, form)
         else:
             # A file for each, in a folder.
-            part.mkdir(mode=0o700)
-            for disk in self._disks:
-                self._flatten(disk, part / f"{disk.target}.{form}", form)
+            place.mkdir(mode=0o700)
+            for disk, layers in zip(self._source.disks, self._source.layers, strict=True):
+                self._flatten(layers, place / f"{disk.target}.{form}", form)
+        self._watched.refuse_changed()
 
-    def _flatten(self, disk: DiskFile, target: Path, form: str, options: str = "") -> None:
+    def _flatten(self, disk: tuple[Layer, ...], target: Path, form: str, options: str = "") -> None:
         layers = []
         try:
-            for number, (volume, kind) in enumerate(self._layers(disk)):
-                layers.append((self._download(volume, f"layer-{number}"), kind))
+            for number, layer in enumerate(disk):
+                path = self._download(layer.volume, f"layer-{number}")
+                layers.append((path, layer.format))
             with _private(target):
                 pass
             flatten(layers, target, form, options=options, phase=self._phase)
         finally:
             for path, _kind in layers:
                 path.unlink(missing_ok=True)
-
-    def _layers(self, disk: DiskFile) -> Iterator[tuple[StoredVolume, str]]:
-        if not disk.path:
-            raise UnsupportedError(
-                f"the disk {disk.target} of '{self._domain.name}' is a server's, and not a volume",
-                hint="copy it where it is served, by `qemu-img convert`",
-            )
-        path, kind = disk.path, disk.format
-        for _ in range(_MOST_LAYERS):
-            volume = at_path(self._domain.connection, path)
-            facts = volume.facts()
-            yield volume, kind
-            if kind != "qcow2" or not facts.backing:
-                return
-            path = facts.backing
-            below = at_path(self._domain.connection, path)
-            # libvirt made a base's volume as a plain file, and may not have looked into it since.
-            kind = "qcow2" if is_base(below.name) else below.facts().format
-        raise ImageError(
-            f"the disk {disk.target} of '{self._domain.name}' has more than {_MOST_LAYERS} layers",
-            hint="`vmctl doctor` looks at the volumes of the host",
-        )
 
     def _download(self, volume: StoredVolume, name: str) -> Path:
         path = self._scratch / name
@@ -219,13 +215,13 @@ class _Export:
         return path
 
     def _ova(self, file: BinaryIO) -> None:
-        name = self._domain.name
+        name = self._watched.domain.name
         spec = VMSpec.from_record(self._record.spec)
         buses = [disk.bus or DiskBus.SATA for disk in spec.disks]
         described, files = [], []
-        for number, disk in enumerate(self._disks):
+        for number, layers in enumerate(self._source.layers):
             path = self._scratch / f"disk-{number}.vmdk"
-            self._flatten(disk, path, "vmdk", "subformat=streamOptimized")
+            self._flatten(layers, path, "vmdk", "subformat=streamOptimized")
             image = inspect(path, format="vmdk")
             member = f"{name}-disk{number + 1}.vmdk"
             described.append(
@@ -237,13 +233,14 @@ class _Export:
                 )
             )
             files.append((member, path))
+        self._watched.refuse_changed()
         write_ova(file, name, describe_machine(spec, described), files, self._phase)
 
-    def bundle(self, file: BinaryIO) -> None:
+    def _bundle(self, file: BinaryIO) -> None:
         paths, entries = [], []
-        for number, disk in enumerate(self._disks):
+        for number, disk in enumerate(self._source.disks):
             path = self._scratch / f"disk-{number}"
-            self._flatten(disk, path, "qcow2", "compat=1.1")
+            self._flatten(self._source.layers[number], path, "qcow2", "compat=1.1")
             image = inspect(path, format="qcow2")
             paths.append(path)
             entries.append(
@@ -255,12 +252,12 @@ class _Export:
                     virtual_size=image.virtual_size,
                 )
             )
-        for owned in self._record.volumes:
-            if owned.role is Role.KERNEL:
-                role = owned.name.rpartition(".")[2]
-                volume = StoredVolume(self._domain.connection, owned.pool, owned.name)
-                paths.append(self._download(volume, role))
-                entries.append(BundledFile(role=role, size=paths[-1].stat().st_size))
+        for _role, other in self._source.others:
+            role = other.volume.name.rpartition(".")[2]
+            paths.append(self._download(other.volume, role))
+            entries.append(BundledFile(role=role, size=paths[-1].stat().st_size))
+        # All of it was read; nothing of it has left yet.
+        self._watched.refuse_changed()
         manifest = Manifest(
             spec=self._spec(),
             files=tuple(entries),
@@ -272,7 +269,6 @@ class _Export:
         for path in paths:
             writer.add(path, self._scratch, self._phase)
             path.unlink()
-        _refuse_running(self._domain)
         writer.finish()
 
     def _spec(self) -> dict[str, Any]:
@@ -283,7 +279,7 @@ class _Export:
             {key: value for key, value in disk.items() if key not in drop}
             for disk in spec.get("disks") or ()
         ]
-        for disk, there in zip(disks, self._disks, strict=True):
+        for disk, there in zip(disks, self._source.disks, strict=True):
             disk["target"] = there.target
         spec["disks"] = disks
         return spec

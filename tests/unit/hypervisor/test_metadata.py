@@ -15,6 +15,16 @@ _texts = st.text(
 )
 _numbers = st.integers(min_value=0, max_value=2**40)
 _images = st.lists(st.tuples(_texts, _texts), max_size=2).map(tuple)
+_claims = st.none() | st.builds(
+    Claim,
+    client=_texts,
+    boot_id=_texts,
+    pid_namespace=_texts,
+    pid=_numbers,
+    started=_numbers,
+    token=_texts,
+    expires=_numbers,
+)
 _records = st.builds(
     Record,
     uuid=_texts,
@@ -33,17 +43,8 @@ _records = st.builds(
     instance_id=_texts,
     host_key=_texts,
     ssh_user=_texts,
-    claim=st.none()
-    | st.builds(
-        Claim,
-        client=_texts,
-        boot_id=_texts,
-        pid_namespace=_texts,
-        pid=_numbers,
-        started=_numbers,
-        token=_texts,
-        expires=_numbers,
-    ),
+    claim=_claims,
+    exported_by=_claims,
 )
 
 

@@ -1,0 +1,68 @@
+"""A machine whose disks are being read: its record says so, that nobody changes them meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from vmctl.errors import ConflictError, HostUnavailableError, NotFoundError
+from vmctl.hypervisor.claims import Claim, claimed
+from vmctl.hypervisor.connection import outlasting
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.metadata import Record
+from vmctl.progress import being_undone
+
+__all__ = ["being_exported", "refuse_while_exported"]
+
+# Whoever was killed on another machine blocks this one for so long. A longer export than that is
+# no worse off than against virsh: what changed is seen at its end.
+_CLAIM_SECONDS = 7200.0
+
+
+@contextmanager
+def being_exported(domain: Domain) -> Iterator[None]:
+    """Say in a machine's record, while the block runs, that its disks are being read.
+
+    vmctl's own verbs are refused meanwhile, another export too; virsh does not ask.
+
+    Raises:
+        ConflictError: Somebody else is exporting it, or vmctl did not make it.
+    """
+    with claimed(_CLAIM_SECONDS) as claim:
+        _refuse_another(domain, claim)
+        domain.update_record(exported_by=claim)
+        try:
+            # Of two that began at once, the record has the later one.
+            _refuse_another(domain, claim)
+            yield
+        finally:
+            # From the end of the outer block on nobody is behind the claim: where the host can't be
+            # reached, it lapses by itself.
+            with being_undone(), suppress(NotFoundError, HostUnavailableError):
+                outlasting(lambda: _release(domain, claim))
+
+
+def _refuse_another(domain: Domain, claim: Claim) -> None:
+    record = domain.record()
+    if record is not None and record.exported_by != claim:
+        refuse_while_exported(domain.name, record)
+
+
+def _release(domain: Domain, claim: Claim) -> None:
+    record = domain.record()
+    if record is not None and record.exported_by == claim:
+        domain.update_record(exported_by=None)
+
+
+def refuse_while_exported(name: str, record: Record) -> None:
+    """Refuse to change a machine whose disks are being read.
+
+    Raises:
+        ConflictError: They are.
+    """
+    claim = record.exported_by
+    if claim is not None and not claim.is_abandoned():
+        raise ConflictError(
+            f"'{name}' is being exported by process {claim.pid} on {claim.client}",
+            hint="wait until that has ended, or end it",
+        )
