@@ -30,7 +30,7 @@ from vmctl.render.iso import build_iso
 from vmctl.render.seed import SeedIdentity, render_seed, ssh_user
 from vmctl.render.sources import DiskSource
 from vmctl.render.templates import Templates
-from vmctl.spec import VMSpec
+from vmctl.spec import FirmwareType, VMSpec
 
 __all__ = ["Imported", "NewVolume", "Plan", "make_plan"]
 
@@ -44,12 +44,14 @@ class Imported:
         host_key: The guest's public SSH host key; empty where it isn't known.
         ssh_user: Whom vmctl logs in as; empty likewise.
         instance_id: cloud-init's instance-id; empty likewise.
+        nvram: The file on the client with UEFI's variables; None: the firmware starts afresh.
     """
 
     disks: tuple[Image | None, ...]
     host_key: str = ""
     ssh_user: str = ""
     instance_id: str = ""
+    nvram: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +144,7 @@ def make_plan(
     boot = spec.boot
     kernel = builder.upload(boot.kernel, "boot.kernel", "kernel", Role.KERNEL)
     initrd = builder.upload(boot.initrd, "boot.initrd", "initrd", Role.KERNEL)
+    nvram = builder.nvram()
     # An imported guest was provisioned where it lived; the drive for its seed stays empty.
     identity = None if imported is not None else _identity(spec, identifier, key)
     seed = None
@@ -165,6 +168,7 @@ def make_plan(
             console_log=console,
             kernel=kernel,
             initrd=initrd,
+            nvram=nvram,
         ),
         record=Record(
             uuid=identifier,
@@ -172,7 +176,7 @@ def make_plan(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             owner=own_name(),
             spec=spec.without_secrets(),
-            volumes=tuple(volume.owned for volume in builder.volumes),
+            volumes=(*(volume.owned for volume in builder.volumes), *builder.made_by_libvirt),
             bases=tuple(
                 dict.fromkeys(
                     (pool.name, bases.base_name(volume.base))
@@ -232,12 +236,14 @@ class _Builder:
         imported: Imported | None = None,
     ) -> None:
         self._imported = () if imported is None else imported.disks
+        self._nvram = None if imported is None else imported.nvram
         self._spec = spec
         self._uuid = uuid
         self._pool = pool
         self._reporter = reporter
         self._images: dict[str, Image | ImageName] = {}
         self.volumes: list[NewVolume] = []
+        self.made_by_libvirt: list[OwnedVolume] = []
 
     def _owned(self, suffix: str, role: Role) -> OwnedVolume:
         # The UUID makes the name nobody else's, whatever lies in the pool already.
@@ -259,6 +265,20 @@ class _Builder:
                 content=content or None,
             )
         )
+
+    def nvram(self) -> str | None:
+        """Plan the file with UEFI's variables; returns its path on the host.
+
+        In the pool it can be read again, which it can't in libvirt's own folder. What it begins
+        with lies on the host, where the storage API does not reach: so libvirt copies that.
+        """
+        if self._spec.firmware.type is not FirmwareType.UEFI:
+            return None
+        if self._nvram is not None:
+            return self.add_content("nvram", Role.NVRAM, self._nvram)
+        owned = self._owned("nvram", Role.NVRAM)
+        self.made_by_libvirt.append(owned)
+        return self._pool.path_of(owned.name)
 
     def upload(self, path: str | None, field: str, suffix: str, role: Role) -> str | None:
         """Plan the upload of a client's file; returns its path on the host."""

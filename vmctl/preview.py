@@ -18,7 +18,7 @@ from vmctl.render import (
     render_seed,
     with_macs,
 )
-from vmctl.spec import Arch, VMSpec
+from vmctl.spec import Arch, FirmwareType, VMSpec
 
 __all__ = ["Preview", "preview_documents"]
 
@@ -140,6 +140,7 @@ def _placement(spec: VMSpec, uuid: str) -> Placement:
         console_log=f"{stem}.console.log",
         kernel=None if spec.boot.kernel is None else f"{stem}.kernel",
         initrd=None if spec.boot.initrd is None else f"{stem}.initrd",
+        nvram=f"{stem}.nvram" if spec.firmware.type is FirmwareType.UEFI else None,
     )
 
 

@@ -124,6 +124,10 @@ def _remove_volume(domain: Domain, volume: OwnedVolume) -> None:
         pool = open_pool(domain.connection, volume.pool)
     except NotFoundError:
         return
+    if volume.role is Role.NVRAM:
+        # libvirt made it at the first start, and its pool has not seen it yet. Where it can't look
+        # now, the file goes with the definition.
+        pool.refresh()
     StoredVolume.of(pool, volume.name).delete()
     if volume.role is Role.CONSOLE_LOG:
         # virtlogd keeps a long log's older parts beside it, as NAME.0, NAME.1 ...

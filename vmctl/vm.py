@@ -222,7 +222,7 @@ class VM:
         format: str = "qcow2",  # noqa: A002 - the command's own word
         replace: bool = False,
         progress: ProgressCallback | None = None,
-    ) -> None:
+    ) -> tuple[str, ...]:
         """Write it to a file; it must be off, and stay so. Snapshots are not in it.
 
         Args:
@@ -232,6 +232,9 @@ class VM:
             format: ``qcow2``, ``raw``, ``vmdk``, ``ova`` or ``bundle``.
             replace: Whether a file that is there is replaced.
             progress: Told of the one phase, ``export``.
+
+        Returns:
+            One sentence for each thing that one could look for in the file, and that is not there.
 
         Raises:
             ConflictError: vmctl did not make it, there is such a file, somebody else exports it, or
@@ -249,7 +252,9 @@ class VM:
                 hint=f"one of: {', '.join(exporting.ExportFormat)}",
             ) from None
         place = Path(target) if isinstance(target, str | os.PathLike) else target
-        exporting.export(self._domain, record, place, form, replace=replace, progress=progress)
+        return exporting.export(
+            self._domain, record, place, form, replace=replace, progress=progress
+        )
 
     # -- the guest --------------------------------------------------------------------------------
 

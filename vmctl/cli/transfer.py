@@ -58,7 +58,9 @@ def export(app: App, name: str, file: str, form: str | None, replace: bool) -> N
         target = sys.stdout.buffer
     with app.machine(name) as machine:
         with app.progress(passing=True) as progress:
-            machine.export(target, format=chosen, replace=replace, progress=progress)
+            warnings = machine.export(target, format=chosen, replace=replace, progress=progress)
+        for warning in warnings:
+            app.warn(warning)
         done = {"name": machine.name, "file": file, "format": chosen}
     if file != "-":
         app.show(done, lambda: app.note(f"{done['name']}: exported to {file}"))

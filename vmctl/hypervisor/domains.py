@@ -155,6 +155,11 @@ class Domain:
             )
         return tuple(found)
 
+    def firmware(self) -> tuple[str, str]:
+        """Return the paths of its UEFI's code and variables on the host; empty for a BIOS."""
+        root = etree.fromstring(self.xml(inactive=True))
+        return root.findtext("os/loader") or "", root.findtext("os/nvram") or ""
+
     # -- power ------------------------------------------------------------------------------------
 
     def start(self) -> None:

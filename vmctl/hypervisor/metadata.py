@@ -42,6 +42,8 @@ class Role(StrEnum):
     CONSOLE_LOG = "console-log"
     MEDIUM = "medium"
     KERNEL = "kernel"
+    NVRAM = "nvram"
+    """UEFI's variables; libvirt makes it at the first start, unless the machine brought its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,12 +30,16 @@ from vmctl.progress import Phase
 __all__ = ["SUFFIX", "BundledFile", "Manifest", "Reader", "Writer", "is_bundle"]
 
 SUFFIX = ".vmctl"
-VERSION = 1
+# The second one has UEFI's variables; a bundle without them is written for every reader.
+VERSION = 2
 _FIRST, _LAST = "bundle.json", "digests.json"
 _BLOCK = 512
 _CHUNK = 1024 * 1024
 _LARGEST_JSON = 8 * 1024**2
 _LARGEST_FILE = 1 << 51
+# The largest flash that firmware has, AArch64's.
+_LARGEST_NVRAM = 64 << 20
+_KINDS = {("disk", "qcow2"), ("kernel", "raw"), ("initrd", "raw"), ("nvram", "raw")}
 # What a reader has to have in memory at once, which Zstandard lets the writer choose.
 _WINDOW = 1 << 27
 _HINT = "get it again: it was cut off, or changed on its way"
@@ -46,9 +50,10 @@ class BundledFile:
     """A file of a bundle.
 
     Attributes:
-        role: ``disk``, ``kernel`` or ``initrd``.
+        role: ``disk``, ``kernel``, ``initrd`` or ``nvram``, which is UEFI's variables.
         size: Bytes of the file when it is unpacked; no more are ever unpacked.
-        target: A disk's name on its bus; empty for others.
+        target: A disk's name on its bus; for ``nvram`` the file name of the firmware that wrote it;
+            empty for others.
         format: ``qcow2`` for a disk, ``raw`` for others.
         virtual_size: Bytes that the guest sees of a disk; 0 for others.
     """
@@ -101,7 +106,8 @@ class Writer:
         self._target = target
         self._manifest = manifest
         self._digests: dict[str, str] = {}
-        document = {"vmctl_bundle": VERSION, **asdict(manifest)}
+        version = VERSION if any(file.role == "nvram" for file in manifest.files) else 1
+        document = {"vmctl_bundle": version, **asdict(manifest)}
         self._add(_FIRST, json.dumps(document, indent=1, sort_keys=True).encode())
 
     def add(self, path: Path, scratch: Path, phase: Phase) -> None:
@@ -278,7 +284,7 @@ class Reader:
         version = document.get("vmctl_bundle") if isinstance(document, dict) else None
         if not isinstance(version, int):
             self._refuse("is none", hint="`vmctl export NAME FILE --as bundle` writes one")
-        if version != VERSION:
+        if not 1 <= version <= VERSION:
             self._refuse(
                 f"is of version {version}", hint="it is from a newer vmctl: import it with that one"
             )
@@ -319,9 +325,10 @@ def _file(entry: Any) -> BundledFile:
         format=_one_line(entry["format"]),
         virtual_size=_expect(entry["virtual_size"], int),
     )
-    if (file.role, file.format) not in {("disk", "qcow2"), ("kernel", "raw"), ("initrd", "raw")}:
+    if (file.role, file.format) not in _KINDS:
         raise ValueError(f"there is no {file.role} in {file.format}")
-    if not 0 < file.size <= _LARGEST_FILE or not 0 <= file.virtual_size <= _LARGEST_FILE:
+    most = _LARGEST_NVRAM if file.role == "nvram" else _LARGEST_FILE
+    if not 0 < file.size <= most or not 0 <= file.virtual_size <= _LARGEST_FILE:
         raise ValueError(f"{file.size} bytes for {file.virtual_size}")
     return file
 

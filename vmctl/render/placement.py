@@ -29,6 +29,8 @@ class Placement:
         console_log: File that the first serial port is written to; None for no log.
         kernel: Path of the kernel to boot directly.
         initrd: Path of its initial RAM disk.
+        nvram: Path of the file with UEFI's variables, which libvirt makes if it isn't there; None
+            for one in libvirt's own folder.
         metadata: A ready XML element to put inside ``<metadata>``; it is trusted.
     """
 
@@ -42,6 +44,7 @@ class Placement:
     console_log: str | None = None
     kernel: str | None = None
     initrd: str | None = None
+    nvram: str | None = None
     metadata: str = ""
 
     def check(self, spec: VMSpec) -> None:

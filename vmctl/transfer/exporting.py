@@ -51,7 +51,7 @@ def export(
     *,
     replace: bool,
     progress: ProgressCallback | None,
-) -> None:
+) -> tuple[str, ...]:
     """Write a machine that is off; see `VM.export`."""
     _refuse_running(domain)
     _refuse_unfinished(domain, record)
@@ -88,6 +88,20 @@ def export(
         _refuse_running(domain)
         watched = Watched(domain, record, heard)
         _Export(watched, scratch, phase).write(place, form)
+    return _left_behind(domain, record, form)
+
+
+def _left_behind(domain: Domain, record: Record, form: ExportFormat) -> tuple[str, ...]:
+    """Say what of the machine is not in the file, though one could think so."""
+    _code, nvram = domain.firmware()
+    if not nvram:
+        return ()
+    why = ""
+    if form is ExportFormat.OVA:
+        why = "an OVA has no place for them"
+    elif form is ExportFormat.BUNDLE and record.volume(Role.NVRAM) is None:
+        why = f"they are at {nvram}, and not in a pool"
+    return (f"the firmware's variables are not carried over: {why}",) if why else ()
 
 
 def _refuse_unfinished(domain: Domain, record: Record) -> None:
@@ -252,10 +266,15 @@ class _Export:
                     virtual_size=image.virtual_size,
                 )
             )
-        for _role, other in self._source.others:
+        for kind, other in self._source.others:
+            # As the plan of a launch names it: MACHINE.UUID.kernel, for example.
             role = other.volume.name.rpartition(".")[2]
             paths.append(self._download(other.volume, role))
-            entries.append(BundledFile(role=role, size=paths[-1].stat().st_size))
+            target = ""
+            if kind is Role.NVRAM:
+                code, _variables = self._watched.domain.firmware()
+                target = code.rpartition("/")[2]
+            entries.append(BundledFile(role=role, size=paths[-1].stat().st_size, target=target))
         # All of it was read; nothing of it has left yet.
         self._watched.refuse_changed()
         manifest = Manifest(

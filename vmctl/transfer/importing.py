@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from vmctl import launch
-from vmctl.errors import ImageError, NotFoundError, SpecError, UsageError
+from vmctl.errors import ImageError, NotFoundError, SpecError, UnsupportedError, UsageError
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.names import find, list_domains, name_is_taken
 from vmctl.hypervisor.pools import open_pool
 from vmctl.imaging import bundle, ova
 from vmctl.imaging.inspection import Image, inspect
+from vmctl.imaging.nvram import check_nvram
 from vmctl.imaging.ovf_spec import machine_name, map_appliance
 from vmctl.imaging.qemu_img import convert, run_limited
 from vmctl.imaging.reading import opened, reading
 from vmctl.imaging.scratch import scratch_folder
 from vmctl.plan import Imported
 from vmctl.progress import Phase, ProgressCallback, Reporter
-from vmctl.spec import VMSpec
+from vmctl.render.choices import choose_firmware
+from vmctl.spec import FirmwareType, VMSpec
 
 __all__ = ["Incoming", "import_machine", "preview"]
 
@@ -83,7 +86,7 @@ def import_machine(
                 disks = opened.disks(scratch, phase)
                 wanted, files = _fit(found.spec, disks)
             _refuse_without_room(files, around)
-            imported = Imported(disks=files, **opened.known())
+            imported = Imported(disks=files, nvram=opened.nvram(), **opened.known())
             made = launch.create(
                 opened.finished(wanted), around, progress=progress, imported=imported
             )
@@ -151,6 +154,9 @@ class _Opened:
 
     def known(self) -> dict[str, str]:
         return {}
+
+    def nvram(self) -> Path | None:
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -275,6 +281,7 @@ class _Bundle(_Opened):
             raise
         self._manifest = self._reader.manifest
         self._boot: dict[str, Path] = {}
+        self._fits_firmware = False
 
     def close(self) -> None:
         if self._file is not None:
@@ -306,10 +313,29 @@ class _Bundle(_Opened):
             ) from error
         if name is not None:
             data["name"] = name
-        spec = VMSpec.from_record(data)
-        if spec.firmware.type == "uefi":
-            warnings.append("the firmware's variables are not carried over: it looks afresh")
-        return spec, tuple(warnings)
+        return VMSpec.from_record(data), tuple(warnings)
+
+    def incoming(
+        self, name: str | None, spec: VMSpec | None, around: launch.Surroundings
+    ) -> Incoming:
+        found = super().incoming(name, spec, around)
+        wanted = found.spec.resolved(networks=around.facts.privileged)
+        if wanted.firmware.type is not FirmwareType.UEFI:
+            return found
+        written_by = next(
+            (file.target for file in self._manifest.files if file.role == "nvram"), ""
+        )
+        here = ""
+        # That the host has none is what the launch says.
+        with suppress(UnsupportedError):
+            firmware = choose_firmware(wanted, around.facts)
+            here = "" if firmware is None else firmware.loader.rpartition("/")[2]
+        self._fits_firmware = here == written_by != ""
+        if self._fits_firmware:
+            return found
+        why = f"they are {written_by}'s, and here it is {here}" if written_by else "there are none"
+        warning = f"the firmware's variables are not carried over: {why}"
+        return replace(found, warnings=(*found.warnings, warning))
 
     def _without_media(self, data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         changed, warnings = {}, []
@@ -339,19 +365,27 @@ class _Bundle(_Opened):
         found: list[Image | None] = []
         for file, path in zip(self._manifest.files, paths, strict=True):
             if file.role == "disk":
-                found.append(inspect(path, format="qcow2", phase=phase))
+                image = inspect(path, format="qcow2", phase=phase)
+                found.append(image)
             else:
                 self._boot[file.role] = path
         return tuple(found)
+
+    def nvram(self) -> Path | None:
+        path = self._boot.get("nvram")
+        if path is None or not self._fits_firmware:
+            return None
+        check_nvram(path)
+        return path
 
     def known(self) -> dict[str, str]:
         names = ("host_key", "ssh_user", "instance_id")
         return {name: getattr(self._manifest, name) for name in names}
 
     def finished(self, spec: VMSpec) -> VMSpec:
-        if not self._boot:
+        places = {role: str(path) for role, path in self._boot.items() if role != "nvram"}
+        if not places:
             return spec
-        places = {role: str(path) for role, path in self._boot.items()}
         return spec.replace(boot=spec.boot.replace(**places))
 
 

@@ -10,6 +10,7 @@ from vmctl.errors import ConflictError, ImageError, UnsupportedError
 from vmctl.hypervisor.domains import DiskFile, Domain, State
 from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.metadata import Record, Role
+from vmctl.hypervisor.pools import refresh
 from vmctl.hypervisor.volumes import StoredVolume, VolumeStamp, at_path
 
 __all__ = ["OFF", "Layer", "Source", "Watched"]
@@ -18,7 +19,7 @@ OFF = frozenset({State.SHUT_OFF, State.CRASHED})
 # More layers than anybody stacks; a host that lies could name them in a circle.
 _MOST_LAYERS = 200
 # What is read beside the disks.
-_OTHERS = frozenset({Role.KERNEL})
+_OTHERS = frozenset({Role.KERNEL, Role.NVRAM})
 
 
 @dataclass(frozen=True)
@@ -127,4 +128,9 @@ def _others(domain: Domain, record: Record) -> Iterator[tuple[Role, Layer]]:
     for owned in record.volumes:
         if owned.role in _OTHERS:
             volume = StoredVolume(domain.connection, owned.pool, owned.name)
+            if owned.role is Role.NVRAM:
+                refresh(domain.connection, owned.pool)
+                if not volume.exists():
+                    # It was never started.
+                    continue
             yield owned.role, Layer(volume, "raw", volume.stamp())

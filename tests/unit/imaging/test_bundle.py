@@ -8,6 +8,7 @@ import os
 import random
 import tarfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +34,9 @@ MANIFEST = Manifest(
 )
 
 
+NVRAM = BundledFile(role="nvram", size=540672, target="OVMF_CODE_4M.fd")
+
+
 def write(target: BinaryIO, folder: Path, manifest: Manifest = MANIFEST) -> None:
     writer = Writer(target, manifest)
     for content in CONTENTS:
@@ -47,6 +51,24 @@ def whole(tmp_path: Path) -> bytes:
     target = io.BytesIO()
     write(target, tmp_path)
     return target.getvalue()
+
+
+def test_only_what_has_variables_of_uefi_is_of_the_second_version(tmp_path: Path) -> None:
+    for files, version in ((MANIFEST.files, 1), ((*MANIFEST.files, NVRAM), 2)):
+        target = io.BytesIO()
+        Writer(target, Manifest(spec={}, files=files))
+        assert f'"vmctl_bundle": {version}'.encode() in target.getvalue()
+        target.seek(0)
+        assert Reader(target, name="x.vmctl").manifest.files == files
+
+
+@pytest.mark.parametrize("size", [0, (64 << 20) + 1])
+def test_variables_of_uefi_are_no_larger_than_a_flash(size: int) -> None:
+    target = io.BytesIO()
+    Writer(target, Manifest(spec={}, files=(replace(NVRAM, size=size),)))
+    target.seek(0)
+    with pytest.raises(ImageError, match="does not say what it has to"):
+        Reader(target, name="x.vmctl")
 
 
 def unpack(source: BinaryIO, folder: Path) -> tuple[Manifest, list[bytes]]:
@@ -144,7 +166,7 @@ FILE = {"role": "disk", "size": 5, "target": "vda", "format": "qcow2", "virtual_
         (b"{", "is damaged"),
         (b"[" * 100_000, "is damaged"),
         (b"[]", "is none"),
-        (document(vmctl_bundle=2), "is of version 2"),
+        (document(vmctl_bundle=3), "is of version 3"),
         (document(vmctl_bundle="1"), "is none"),
         (document(spec=[]), "does not say what it has to"),
         (document(files={}), "does not say what it has to"),

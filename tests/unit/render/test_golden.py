@@ -94,6 +94,7 @@ def placement_of(case: str, spec: VMSpec) -> Placement:
         console_log=f"/var/log/libvirt/qemu/{spec.name}.console.log",
         kernel=resolved.boot.kernel,
         initrd=resolved.boot.initrd,
+        nvram=f"{IMAGES}/{spec.name}.nvram" if resolved.firmware.type == "uefi" else None,
         metadata='<vmctl:machine xmlns:vmctl="https://vmctl.dev/xmlns/1"/>',
     )
 
