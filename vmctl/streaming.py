@@ -24,6 +24,7 @@ from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.streams import data_size
 from vmctl.hypervisor.volumes import StoredVolume
+from vmctl.imaging.conversion import check_once
 from vmctl.imaging.inspection import inspect
 from vmctl.imaging.reading import opened
 from vmctl.progress import Phase, Reporter, being_undone
@@ -82,6 +83,8 @@ def _inspect(path: Path, declared: str | None, phase: Phase) -> None:
             f"{str(path)!r} is {found.format}, and volumes are qcow2 or raw",
             hint="import it as an image, which converts it",
         )
+    if found.format == "qcow2":
+        check_once(found)
 
 
 def _stamp(file: int) -> tuple[int, int, int]:

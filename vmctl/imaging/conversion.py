@@ -10,7 +10,7 @@ from vmctl.imaging.inspection import Image, inspect
 from vmctl.imaging.qemu_img import check_whole, convert
 from vmctl.progress import Phase
 
-__all__ = ["as_qcow2"]
+__all__ = ["as_qcow2", "check_once"]
 
 
 def as_qcow2(image: Image, *, phase: Phase | None = None) -> Image:
@@ -22,7 +22,7 @@ def as_qcow2(image: Image, *, phase: Phase | None = None) -> Image:
         UnsupportedError: There is no qemu-img here.
     """
     if image.format == "qcow2":
-        _check_once(image)
+        check_once(image)
         return image
     folder = cache_folder() / "converted"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -32,8 +32,12 @@ def as_qcow2(image: Image, *, phase: Phase | None = None) -> Image:
     return inspect(target, format="qcow2", phase=phase)
 
 
-def _check_once(image: Image) -> None:
-    """See that a qcow2 image is whole, unless one with its digest was seen to be so before."""
+def check_once(image: Image) -> None:
+    """See that a qcow2 image is whole, unless one with its digest was seen to be so before.
+
+    Raises:
+        ImageError: qemu-img found it damaged.
+    """
     seen = cache_folder() / "whole" / image.digest
     if not seen.exists():
         try:

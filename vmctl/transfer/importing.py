@@ -14,6 +14,7 @@ from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.names import find, list_domains, name_is_taken
 from vmctl.hypervisor.pools import open_pool
 from vmctl.imaging import bundle, ova
+from vmctl.imaging.conversion import check_once
 from vmctl.imaging.inspection import Image, inspect
 from vmctl.imaging.nvram import check_nvram
 from vmctl.imaging.ovf_spec import machine_name, map_appliance
@@ -366,6 +367,13 @@ class _Bundle(_Opened):
         for file, path in zip(self._manifest.files, paths, strict=True):
             if file.role == "disk":
                 image = inspect(path, format="qcow2", phase=phase)
+                if image.virtual_size != file.virtual_size:
+                    raise ImageError(
+                        f"the bundle's disk {file.target} has {image.virtual_size} bytes, "
+                        f"and it says {file.virtual_size}",
+                        hint="get it again: it was changed on its way",
+                    )
+                check_once(image)
                 found.append(image)
             else:
                 self._boot[file.role] = path

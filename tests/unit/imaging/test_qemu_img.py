@@ -45,11 +45,11 @@ def test_compressed_is_smaller(tmp_path: Path, raw: Image) -> None:
 
 def test_what_fails_leaves_nothing(tmp_path: Path, raw: Image) -> None:
     raw.path.write_bytes(b"no image any more")
-    false = Image(path=raw.path, format="qcow2", size=1, virtual_size=1, digest="")
+    false = Image(path=raw.path, format="vpc", size=1, virtual_size=1, digest="")
     (tmp_path / "old").write_text("old")
-    with pytest.raises(ImageError, match="can't convert .* from qcow2 to raw") as caught:
+    with pytest.raises(ImageError, match="can't convert .* from vpc to raw") as caught:
         qemu_img.convert(false, tmp_path / "old", "raw")
-    assert "qcow2" in caught.value.details
+    assert "vpc" in caught.value.details
     assert (tmp_path / "old").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -109,6 +109,30 @@ def test_other_formats_become_qcow2_once(
     assert as_qcow2(made) is made
     monkeypatch.setenv("PATH", str(tmp_path))
     assert as_qcow2(raw) == made
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("vmdk", ""),
+        ("vmdk", "subformat=streamOptimized"),
+        ("vdi", ""),
+        ("vdi", "static=on"),
+        ("vhdx", ""),
+        ("vpc", ""),
+        ("vpc", "subformat=fixed"),
+    ],
+)
+def test_an_image_of_another_format_that_was_cut_off(
+    tmp_path: Path, raw: Image, kind: str, options: str
+) -> None:
+    whole = tmp_path / f"whole.{kind}"
+    qemu_img.convert(raw, whole, kind, options=options)
+    assert as_qcow2(inspect(whole)).format == "qcow2"
+    part = tmp_path / f"part.{kind}"
+    part.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(ImageError):
+        as_qcow2(inspect(part, format=kind))
 
 
 def test_a_qcow2_image_that_was_cut_off(tmp_path: Path, raw: Image) -> None:
