@@ -1,0 +1,183 @@
+"""What may go wrong while something is imported, without a guest: damage, a full pool, a rival."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import vmctl
+from vmctl.hypervisor import private
+from vmctl.imaging.bundle import BundledFile, Manifest, Writer
+from vmctl.imaging.ovf_writing import ExportedDisk, describe_machine, write_ova
+from vmctl.progress import Phase
+from vmctl.spec import DiskBus, VMSpec
+
+from .conftest import enter_host, snapshot_of_host
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
+
+SIZE = 8 << 20
+PHASE = Phase("m", "export", None)
+SPEC = {"name": "faulty", "memory": "64MiB", "nics": [], "disks": [{"size": f"{SIZE}B"}]}
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def disk(path: Path, kind: str, *options: str, data: int = 3 << 20, keep: float = 1.0) -> Path:
+    """Make a disk with data in it, and cut its end off."""
+    raw = path.with_suffix(".content")
+    raw.write_bytes(os.urandom(data))
+    os.truncate(raw, SIZE)
+    command = ["qemu-img", "convert", "-f", "raw", "-O", kind, *options, str(raw), str(path)]
+    subprocess.run(command, check=True)
+    raw.unlink()
+    os.truncate(path, int(path.stat().st_size * keep))
+    return path
+
+
+def bundle(folder: Path, content: Path, **changes: object) -> Path:
+    path = folder / "faulty.vmctl"
+    file = BundledFile(
+        role="disk",
+        size=content.stat().st_size,
+        target="vda",
+        format="qcow2",
+        virtual_size=SIZE,
+    )
+    files = (BundledFile(**(vars(file) | changes)),)
+    with path.open("wb") as target:
+        writer = Writer(target, Manifest(spec=SPEC, files=files))
+        writer.add(content, folder, PHASE)
+        writer.finish()
+    return path
+
+
+def ova(folder: Path, content: Path) -> Path:
+    path = folder / "faulty.ova"
+    described = ExportedDisk(
+        name="faulty-disk1.vmdk",
+        size=content.stat().st_size,
+        virtual_size=SIZE,
+        bus=DiskBus.SATA,
+    )
+    text = describe_machine(VMSpec.model_validate(SPEC), [described])
+    with path.open("wb") as target:
+        write_ova(target, "faulty", text, [(described.name, content)], PHASE)
+    return path
+
+
+def test_disks_that_were_cut_off_are_not_imported(host: vmctl.Host, tmp_path: Path) -> None:
+    """qemu-img itself reads what they lack as zeros, and says nothing of it."""
+    before = snapshot_of_host(host)
+    part = disk(tmp_path / "part.qcow2", "qcow2", keep=0.6)
+    sparse = disk(tmp_path / "part.vmdk", "vmdk", keep=0.6)
+    vdi = disk(tmp_path / "part.vdi", "vdi", keep=0.6)
+    stream = disk(tmp_path / "s.vmdk", "vmdk", "-o", "subformat=streamOptimized", keep=0.6)
+    for source in (part, sparse, vdi, bundle(tmp_path, part), ova(tmp_path, stream)):
+        with pytest.raises(vmctl.ImageError, match="was cut off"):
+            host.import_machine(source, name="faulty")
+        assert snapshot_of_host(host) == before, source
+    with pytest.raises(vmctl.ImageError, match="was cut off"):
+        host.images.import_file(part, name="faulty")
+    with pytest.raises(vmctl.ImageError, match="was cut off"):
+        host.volumes.upload(part, "faulty.qcow2")
+    assert snapshot_of_host(host) == before
+
+
+def test_a_bundle_whose_disk_is_not_what_it_says(host: vmctl.Host, tmp_path: Path) -> None:
+    before = snapshot_of_host(host)
+    whole = disk(tmp_path / "whole.qcow2", "qcow2")
+    with pytest.raises(vmctl.ImageError, match=f"has {SIZE} bytes, and it says {1 << 40}"):
+        host.import_machine(bundle(tmp_path, whole, virtual_size=1 << 40))
+    assert snapshot_of_host(host) == before
+
+
+@contextmanager
+def filling(private_host: private.PrivateHost, phase: str) -> Iterator[Callable[..., None]]:
+    """Give what takes all the space of the small pool once a phase has begun to write to it."""
+    enter, path = enter_host(private_host), "/var/lib/libvirt/small/somebody-elses"
+    taken = False
+
+    def take(report: vmctl.Progress) -> None:
+        nonlocal taken
+        if report.phase == phase and report.fraction and not taken:
+            taken = True
+            command = [*enter, "dd", "if=/dev/zero", f"of={path}", "bs=64k"]
+            assert (
+                b"No space left" in subprocess.run(command, check=False, capture_output=True).stderr
+            )
+
+    try:
+        yield take
+        assert taken
+    finally:
+        subprocess.run([*enter, "rm", "-f", path], check=True)
+
+
+def test_a_pool_that_fills_up_meanwhile(
+    private_host: private.PrivateHost, host: vmctl.Host, tmp_path: Path, small_pool: str
+) -> None:
+    """There was room when it began; the fixture sees that nothing stays in the pool."""
+    before = snapshot_of_host(host)
+    source = disk(tmp_path / "whole.qcow2", "qcow2")
+    said = f"the pool '{small_pool}' has no room"
+    with vmctl.connect(f"private:{private_host.name}", pool=small_pool) as other:
+        with (
+            filling(private_host, "upload") as take,
+            pytest.raises(vmctl.ResourceError, match=said),
+        ):
+            other.images.import_file(source, name="faulty", progress=take)
+        assert other.images.list() == []
+        for path in (source, bundle(tmp_path, source)):
+            with (
+                filling(private_host, "disks") as take,
+                pytest.raises(vmctl.ResourceError, match=said),
+            ):
+                other.import_machine(path, name="faulty", progress=take)
+            assert snapshot_of_host(host) == before
+            assert other.gc() == []
+        # With the space back, it is as if nothing had been.
+        other.import_machine(source, name="faulty").delete()
+
+
+def test_two_imports_of_one_name_at_once(host: vmctl.Host, tmp_path: Path) -> None:
+    source = bundle(tmp_path, disk(tmp_path / "whole.qcow2", "qcow2"))
+    before = snapshot_of_host(host)
+    both = threading.Barrier(2, timeout=120)
+    made: list[vmctl.VM] = []
+    failed: list[vmctl.VmctlError] = []
+
+    def wait_for_the_other(report: vmctl.Progress) -> None:
+        if (report.phase, report.state) == ("define", "begin"):
+            both.wait()
+
+    def import_it() -> None:
+        try:
+            made.append(host.import_machine(source, progress=wait_for_the_other))
+        except vmctl.VmctlError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=import_it) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (vm,), (error,) = made, failed
+    assert isinstance(error, vmctl.ConflictError)
+    assert "there is a machine 'faulty' already" in error.brief
+    # The one that came too late took nothing away from the other.
+    owned = {entry.name for entry in vm._record().volumes}
+    assert snapshot_of_host(host)[1] - before[1] == owned
+    vm.delete()
+    assert snapshot_of_host(host) == before
