@@ -14,7 +14,7 @@ from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.pools import Pool
 from vmctl.hypervisor.usage import Usage
-from vmctl.hypervisor.volumes import StoredVolume
+from vmctl.hypervisor.volumes import StoredVolume, VolumeStamp
 from vmctl.imaging.inspection import Image
 from vmctl.progress import Phase
 from vmctl.render.volume import render_volume
@@ -242,7 +242,7 @@ def _stands_still(pool: Pool, volume: StoredVolume, phase: Phase) -> bool:
     return Signal().wait_for(moved, deadline=deadline, recheck=0.5) is None
 
 
-def _stamp(volume: StoredVolume) -> tuple[int, str] | None:
+def _stamp(volume: StoredVolume) -> VolumeStamp | None:
     try:
         return volume.stamp()
     except NotFoundError:

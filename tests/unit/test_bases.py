@@ -12,7 +12,7 @@ from vmctl import bases
 from vmctl.errors import NotFoundError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.pools import Pool
-from vmctl.hypervisor.volumes import StoredVolume
+from vmctl.hypervisor.volumes import StoredVolume, VolumeStamp
 from vmctl.progress import Reporter
 
 _POOL = Pool(cast("Connection", None), "pool", "/pool")
@@ -67,4 +67,4 @@ def test_what_was_removed_meanwhile_has_moved(monkeypatch: pytest.MonkeyPatch) -
 def test_a_volume_without_times(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = SimpleNamespace(info=lambda: [0, 1, 2], XMLDesc=lambda _flags: "<volume/>")
     monkeypatch.setattr(StoredVolume, "raw", lambda _self: bare)
-    assert _VOLUME.stamp() == (2, "")
+    assert _VOLUME.stamp() == VolumeStamp(allocation=2, written="", touched="")

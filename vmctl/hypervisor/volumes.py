@@ -52,13 +52,13 @@ class VolumeStamp:
     """What tells a volume from itself after it was written to, as far as the pool knows.
 
     Attributes:
-        size: Bytes that it takes up on the host.
+        allocation: Bytes that it takes on the host; a block that is written over takes no more.
         written: When its content was changed, seconds and nanoseconds as libvirt writes them; empty
             where there are no such times, as for volumes that are no files.
         touched: When its content, its owner or its mode was changed; likewise.
     """
 
-    size: str
+    allocation: int
     written: str
     touched: str
 
@@ -125,20 +125,6 @@ class StoredVolume:
         with calling(f"ask for the volume '{self.name}'"):
             return _read(self.pool, raw)
 
-    def stamp(self) -> tuple[int, str]:
-        """Return what is another after somebody wrote to it: its allocation, and when that was.
-
-        A block that is written over takes no more room, so that the time alone tells of it;
-        libvirt has it of files, to the nanosecond.
-
-        Raises:
-            NotFoundError: It isn't there.
-        """
-        raw = self.raw()
-        with calling(f"ask for the volume '{self.name}'"):
-            root = etree.fromstring(raw.XMLDesc(0))
-            return raw.info()[2], root.findtext("target/timestamps/mtime") or ""
-
     def physical_size(self) -> int:
         """Return the bytes that a download gives."""
         raw = self.raw()
@@ -155,8 +141,9 @@ class StoredVolume:
         raw = self.raw()
         with calling(f"ask for the times of the volume '{self.name}'"):
             root = etree.fromstring(raw.XMLDesc(0))
+            allocation = raw.info()[2]
         return VolumeStamp(
-            size=root.findtext("physical") or "",
+            allocation=allocation,
             written=root.findtext("target/timestamps/mtime") or "",
             touched=root.findtext("target/timestamps/ctime") or "",
         )
