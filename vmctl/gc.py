@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmctl import bases
+from vmctl import bases, flatten
 from vmctl.errors import NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import uploads
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
-from vmctl.hypervisor.metadata import Record
+from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.hypervisor.names import list_domains
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.usage import read_usage
@@ -27,7 +27,8 @@ class Leftover:
         name: The machine's name, or ``POOL/NAME`` of the volume.
         uuid: The machine's UUID; empty for a volume.
         phase: What was being done: ``creating``, ``provisioning``, ``deleting``, ``uploading`` a
-            volume, or ``removing`` an image, which stays; only the note that it is going goes.
+            volume, or ``removing`` an image, which stays; only the note that it is going goes. Of
+            ``flattening`` only the work ends, and the machine stays.
         client: The host name of the client that was at work.
         volumes: ``POOL/NAME`` of the volumes that go with it, those of images that only it brought
             included; some may never have existed.
@@ -68,7 +69,11 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
             if record is None or not _is_abandoned(record):
                 continue
             found.append(_leftover(listed.domain, record))
-            if not dry_run:
+            if dry_run:
+                continue
+            if record.phase is Phase.FLATTENING:
+                flatten.settle(listed.domain)
+            else:
                 remove_machine(listed.domain, record)
         except NotFoundError:
             continue
@@ -151,6 +156,15 @@ def _together(failures: list[VmctlError]) -> VmctlError:
 
 
 def _leftover(domain: Domain, record: Record) -> Leftover:
+    if record.phase is Phase.FLATTENING:
+        return Leftover(
+            name=domain.name,
+            uuid=domain.uuid,
+            phase=record.phase.value,
+            client="" if record.claim is None else record.claim.client,
+            volumes=(),
+            networks=record.started_networks,
+        )
     return Leftover(
         name=domain.name,
         uuid=domain.uuid,

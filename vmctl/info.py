@@ -30,9 +30,9 @@ class MachineSummary:
         name: Its name.
         uuid: Its UUID.
         state: libvirt's word for its state.
-        phase: How far vmctl is with it: ``creating``, ``provisioning``, ``ready``, ``deleting``;
-            empty for a machine that vmctl did not make, ``unreadable`` for one whose record this
-            vmctl can't read.
+        phase: How far vmctl is with it: ``creating``, ``provisioning``, ``ready``, ``flattening``,
+            ``deleting``; empty for a machine that vmctl did not make, ``unreadable`` for one whose
+            record this vmctl can't read.
         addresses: Where its guest can be reached, as far as that is known without asking it.
         labels: Its labels.
     """

@@ -93,6 +93,7 @@ def take_out(pool: Pool, digest: str, names: Collection[str]) -> bool:
         # It may have been given a name, or a user, since it was looked at.
         if is_being_uploaded(pool, digest) or not own <= set(names):
             return False
+        pool.refresh()
         if bases.users_of(read_usage(pool.connection), pool, digest):
             return False
         for name in own:

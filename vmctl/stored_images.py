@@ -45,9 +45,10 @@ class ImageInfo:
 
 def list_images(pool: Pool) -> list[ImageInfo]:
     """Return the images of a pool, sorted by name."""
-    usage = read_usage(pool.connection)
     names = image_names.list_names(pool)
     volumes = list_volumes(pool.connection, pool.name)
+    # After that look through the pool: what lies on what, is known only from there.
+    usage = read_usage(pool.connection)
     found = []
     for volume in volumes:
         if not bases.is_base(volume.name):

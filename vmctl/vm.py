@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import paramiko
 
-from vmctl import info, power
+from vmctl import flatten, info, power
 from vmctl.errors import ConflictError, GuestUnreachableError, UsageError, WrongStateError
 from vmctl.guest import console, readiness
 from vmctl.guest.agent import Agent
@@ -111,6 +111,7 @@ class VM:
                 f"'{self.name}' is not whole: it is {record.phase.value}",
                 hint="`vmctl gc` removes what a client left that was killed",
             )
+        record = self._not_flattening(record)
         self._adopt(record)
         state = self._domain.state()
         if state in _OFF:
@@ -120,6 +121,22 @@ class VM:
             self._domain.resume()
         # One that came up with its host has none of them yet.
         power.apply_forwards(self._domain, record.spec)
+
+    def _not_flattening(self, record: Record) -> Record:
+        """Return the record of a machine whose QEMU nobody has started for its disks alone.
+
+        Raises:
+            ConflictError: Somebody has, and is at it.
+        """
+        if record.phase is not Phase.FLATTENING or not record.woken:
+            return record
+        if record.claim is not None and not record.claim.is_abandoned():
+            raise ConflictError(
+                f"somebody is flattening the disks of '{self.name}'",
+                hint="start it when that has ended",
+            )
+        flatten.settle(self._domain)
+        return self._record()
 
     def _adopt(self, record: Record) -> None:
         """Take a machine over whose client was killed while it waited for the guest.
@@ -148,7 +165,7 @@ class VM:
             ConflictError: vmctl did not make it.
             WaitTimeoutError: The guest did not stop in time, and ``force`` was not given.
         """
-        self._record()
+        self._not_flattening(self._record())
         with Reporter(self.name, progress).phase("shutdown") as phase:
             power.stop(self._domain, timeout=timeout, force=force, phase=phase)
         self._forget_connection()
@@ -171,7 +188,7 @@ class VM:
             ConflictError: vmctl did not make it.
             WrongStateError: It is off.
         """
-        self._record()
+        self._not_flattening(self._record())
         state = self._domain.state()
         if state in _OFF:
             raise self._is_off("be paused", state)
@@ -185,7 +202,7 @@ class VM:
             ConflictError: vmctl did not make it.
             WrongStateError: It is off.
         """
-        self._record()
+        self._not_flattening(self._record())
         state = self._domain.state()
         if state in _OFF:
             raise self._is_off("resume", state)
@@ -214,6 +231,29 @@ class VM:
         self._forget_connection()
         with Reporter(self.name, progress).phase("delete"):
             remove_machine(self._domain, record)
+
+    def flatten(
+        self, disk: str | None = None, *, progress: ProgressCallback | None = None
+    ) -> tuple[str, ...]:
+        """Make its linked disks stand alone: all that lies underneath is copied into them.
+
+        It is done in place, while the guest runs or while it is off. When it is interrupted, the
+        disks are whole and still linked, and it can be done again.
+
+        Args:
+            disk: The one disk to flatten, by its target: ``vda``. None for all of them.
+            progress: Told of the one phase, ``flatten``.
+
+        Returns:
+            The targets that were flattened; none when nothing lies underneath.
+
+        Raises:
+            ConflictError: vmctl did not make it, it has snapshots, or somebody is at work on it.
+            NotFoundError: It has no such disk.
+            ResourceError: The pool has no room for what lies underneath.
+            WrongStateError: The machine went off in the middle.
+        """
+        return flatten.flatten(self._domain, self._record(), disk, progress=progress)
 
     def export(
         self,

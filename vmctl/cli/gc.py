@@ -18,7 +18,9 @@ __all__ = ["gc"]
 
 
 def _parts(left: Leftover) -> Iterator[str]:
-    if left.uuid:
+    if left.phase == "flattening":
+        yield "the work on its disks; the machine stays"
+    elif left.uuid:
         yield "machine"
     yield from (f"volume {name}" for name in left.volumes)
     yield from (f"network {name}, stopped" for name in left.networks)
@@ -38,7 +40,8 @@ def gc(app: App, dry_run: bool) -> None:
                 ("NAME", "PHASE", "CLIENT", "WHAT GOES"),
                 [(e.name, e.phase, e.client, part) for e in found for part in _parts(e)],
             )
-        kind = "machine" if all(entry.uuid for entry in found) else "leftover"
+        whole = all(entry.uuid and entry.phase != "flattening" for entry in found)
+        kind = "machine" if whole else "leftover"
         what = f"{len(found)} {kind}{'' if len(found) == 1 else 's'}"
         done = "would be removed" if dry_run else "removed"
         app.note(f"{what} {done}" if found else "nothing is left over")

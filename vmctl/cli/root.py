@@ -25,6 +25,7 @@ _SECTIONS = {
         "info": f"{_PACKAGE}.machines:info",
         "delete": f"{_PACKAGE}.machines:delete",
         "snapshot": f"{_PACKAGE}.snapshot:snapshot",
+        "flatten": f"{_PACKAGE}.flatten:flatten",
         "export": f"{_PACKAGE}.transfer:export",
         "import": f"{_PACKAGE}.transfer:import_",
     },

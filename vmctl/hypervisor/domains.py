@@ -65,6 +65,7 @@ class DiskFile:
     path: str
     format: str
     target: str
+    read_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class Domain:
                     path="" if source is None else source.get("file") or source.get("dev") or "",
                     format="raw" if driver is None else driver.get("type", "raw"),
                     target="" if target is None else target.get("dev", ""),
+                    read_only=node.find("readonly") is not None,
                 )
             )
         return tuple(found)
@@ -162,10 +164,10 @@ class Domain:
 
     # -- power ------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start it."""
+    def start(self, *, paused: bool = False) -> None:
+        """Start it; paused, its processors don't run until it is resumed."""
         with self._calling("start") as raw:
-            raw.createWithFlags(0)
+            raw.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
 
     def shutdown(self) -> None:
         """Press the ACPI power button."""

@@ -70,6 +70,7 @@ class EventHub:
         kinds = (
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
             libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
+            libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
         )
         return [raw.domainEventRegisterAny(None, kind, self._on_event, kind) for kind in kinds]
 

@@ -30,6 +30,8 @@ class Phase(StrEnum):
     """All of it exists; the guest has not reported itself ready yet."""
     READY = "ready"
     """It is whole, and its seed is gone."""
+    FLATTENING = "flattening"
+    """It is whole, and its disks are being made independent of what lies underneath them."""
     DELETING = "deleting"
     """What the record lists may be gone already."""
 
@@ -78,6 +80,8 @@ class Record:
         claim: Who is at work on it, if somebody is.
         exported_by: Who reads its disks, if somebody does. Apart from ``claim``, for a machine
             whose reader was killed is whole, and nothing for `gc`.
+        before: The phase that it goes back to after the present one, where it does.
+        woken: Whether QEMU was started, paused, for the present phase alone.
     """
 
     uuid: str
@@ -94,6 +98,8 @@ class Record:
     ssh_user: str = ""
     claim: Claim | None = None
     exported_by: Claim | None = None
+    before: Phase | None = None
+    woken: bool = False
 
     def volume(self, role: Role) -> OwnedVolume | None:
         """Return the first owned volume of that role."""
@@ -108,10 +114,8 @@ class Record:
         """
         tag = f"{{{NAMESPACE}}}machine" if prefixed else "machine"
         root = etree.Element(tag, nsmap={KEY: NAMESPACE} if prefixed else None)
-        root.set("uuid", self.uuid)
-        root.set("phase", self.phase.value)
-        root.set("created", self.created)
-        root.set("owner", self.owner)
+        for name, value in self._attributes().items():
+            root.set(name, value)
         for volume in self.volumes:
             etree.SubElement(
                 root, "volume", pool=volume.pool, name=volume.name, role=volume.role.value
@@ -131,6 +135,13 @@ class Record:
             self.spec, sort_keys=True, ensure_ascii=True, separators=(",", ":")
         )
         return etree.tostring(root, encoding="unicode")
+
+    def _attributes(self) -> dict[str, str]:
+        found = {"uuid": self.uuid, "phase": self.phase.value}
+        found |= {"created": self.created, "owner": self.owner}
+        if self.before is not None:
+            found["before"] = self.before.value
+        return found | ({"woken": "yes"} if self.woken else {})
 
     @classmethod
     def from_xml(cls, text: str) -> Record:
@@ -167,6 +178,8 @@ class Record:
             ssh_user=root.findtext("ssh-user") or "",
             claim=_read_claim(root.find("claim")),
             exported_by=_read_claim(root.find("exported-by")),
+            before=Phase(root.get("before", "")) if root.get("before") else None,
+            woken=root.get("woken") == "yes",
         )
 
 

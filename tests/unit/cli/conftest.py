@@ -84,6 +84,15 @@ def left_over(tmp_path: Path) -> tuple[str, str]:
     return host_with(record, tmp_path)
 
 
+@pytest.fixture
+def half_flat(tmp_path: Path) -> tuple[str, str]:
+    """Name a host with one machine, `web`, whose client was killed while it flattened its disks."""
+    with claimed(60) as claim:
+        pass
+    flattening = replace(RECORD, phase=Phase.FLATTENING, before=Phase.READY, claim=claim)
+    return host_with(flattening, tmp_path)
+
+
 Process = Callable[..., subprocess.CompletedProcess[str]]
 
 

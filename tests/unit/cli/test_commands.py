@@ -156,6 +156,14 @@ def test_gc_finds_nothing(vmctl: Vmctl) -> None:
     assert json.loads(vmctl(*_TEST, "gc", "-f", "json").stdout) == []
 
 
+def test_gc_says_that_a_machine_that_was_flattened_stays(
+    vmctl: Vmctl, half_flat: tuple[str, str]
+) -> None:
+    done = vmctl(*half_flat, "gc", "--dry-run")
+    assert "the machine stays" in done.stdout
+    assert "1 leftover would be removed" in done.stderr
+
+
 def test_gc_shows_all_that_goes(vmctl: Vmctl, left_over: tuple[str, str]) -> None:
     base = f"default/sha256-{'0' * 64}.qcow2"
     done = vmctl(*left_over, "gc", "--dry-run")

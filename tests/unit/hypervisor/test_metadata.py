@@ -45,6 +45,8 @@ _records = st.builds(
     ssh_user=_texts,
     claim=_claims,
     exported_by=_claims,
+    before=st.none() | st.sampled_from(Phase),
+    woken=st.booleans(),
 )
 
 

@@ -1,0 +1,120 @@
+"""Block jobs: QEMU moving the content of a machine's disks about, beside its guest.
+
+https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainBlockPull
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import libvirt
+from lxml import etree
+
+from vmctl.errors import WrongStateError
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.errors import calling, is_code
+
+__all__ = ["JobFacts", "LiveDisk", "abort", "facts_of", "live_disks", "pull"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFacts:
+    """A job under way: how far it is, in libvirt's units, of which nothing else is known."""
+
+    done: int
+    whole: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveDisk:
+    """A disk of a machine that QEMU runs for.
+
+    Attributes:
+        target: Its name on its bus.
+        path: Where its content is on the host; empty for a server's disk.
+        layers: The paths of what lies underneath it, the nearest first.
+        read_only: Whether nobody may write to it.
+    """
+
+    target: str
+    path: str
+    layers: tuple[str, ...]
+    read_only: bool
+
+
+@contextmanager
+def _calling(domain: Domain, doing: str) -> Iterator[Any]:
+    raw = domain.raw()
+    try:
+        with calling(f"{doing} of the machine '{domain.name}'"):
+            yield raw
+    except WrongStateError:
+        state = domain.state()
+        raise WrongStateError(
+            f"could not {doing} of the machine '{domain.name}', which is {state.value}",
+            state=state.value,
+            hint="its disk is whole; see why it went off: `vmctl logs`",
+        ) from None
+
+
+def live_disks(domain: Domain) -> tuple[LiveDisk, ...]:
+    """Return the disks, without drives, of a machine that QEMU runs for."""
+    found = []
+    for node in etree.fromstring(domain.xml()).findall("devices/disk"):
+        if node.get("device", "disk") == "disk":
+            target = node.find("target")
+            found.append(
+                LiveDisk(
+                    target="" if target is None else target.get("dev", ""),
+                    path=_path_of(node),
+                    layers=tuple(_layers(node)),
+                    read_only=node.find("readonly") is not None,
+                )
+            )
+    return tuple(found)
+
+
+def _layers(disk: etree._Element) -> Iterator[str]:
+    # Every layer has the next one inside of it; an empty element says that there is no more.
+    layer = disk.find("backingStore")
+    while layer is not None and layer.find("source") is not None:
+        yield _path_of(layer)
+        layer = layer.find("backingStore")
+
+
+def _path_of(node: etree._Element) -> str:
+    source = node.find("source")
+    return "" if source is None else source.get("file") or source.get("dev") or ""
+
+
+def pull(domain: Domain, target: str) -> None:
+    """Begin to copy into a disk all that it has from underneath, and to let go of that."""
+    with _calling(domain, f"flatten the disk {target}") as raw:
+        raw.blockPull(target, 0, 0)
+
+
+def facts_of(domain: Domain, target: str) -> JobFacts | None:
+    """Return how far the pull into a disk is; None when there is none (any more).
+
+    Raises:
+        WrongStateError: The machine is off.
+    """
+    with _calling(domain, f"ask how far the job is on the disk {target}") as raw:
+        job = raw.blockJobInfo(target, 0)
+    if not job or job["type"] != libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_PULL:
+        return None
+    return JobFacts(done=job["cur"], whole=job["end"])
+
+
+def abort(domain: Domain, target: str) -> None:
+    """End the job on a disk, if there is one; what it copied stays, and does no harm."""
+    with _calling(domain, f"end the job on the disk {target}") as raw:
+        try:
+            raw.blockJobAbort(target, 0)
+        except libvirt.libvirtError as error:
+            gone = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_OPERATION_INVALID)
+            if not is_code(error, *gone) or (raw.isActive() and raw.blockJobInfo(target, 0)):
+                raise
