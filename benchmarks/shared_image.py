@@ -49,7 +49,7 @@ def measure(host: vmctl.Host, image: Path) -> None:
 
 def allocated(host: vmctl.Host) -> int:
     """Return the bytes that all volumes of the pool take."""
-    return sum(volume.allocation for volume in host.volumes.list())
+    return sum(volume.allocation for volume in host.volumes.list(everything=True))
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from vmctl.hypervisor.attachment import key_of
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.exports import refuse_while_exported
+from vmctl.hypervisor.housekeeping import Housekeeping
 from vmctl.hypervisor.names import list_domains
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.usage import DiskUse, Usage, read_usage
@@ -79,17 +80,23 @@ class Volumes:
             raise volume.name_is_taken()
         return volume, kind in streaming.FILE_POOLS
 
-    def list(self, pool: str | None = None) -> Sequence[VolumeSummary]:
+    def list(self, pool: str | None = None, *, everything: bool = False) -> Sequence[VolumeSummary]:
         """Return the volumes of a pool as they are now, sorted by name.
 
         Args:
             pool: Which; None for the default one.
+            everything: With vmctl's own small ones: its notes on images and on work in progress,
+                the seeds and console logs of machines.
 
         Raises:
             NotFoundError: There is no such pool.
         """
         found = open_pool(self._connection, pool or self._default)
-        return volumes.list_volumes(self._connection, found.name)
+        listed = volumes.list_volumes(self._connection, found.name)
+        if everything:
+            return listed
+        housekeeping = Housekeeping(self._connection)
+        return [entry for entry in listed if not housekeeping.has(entry.pool, entry.name)]
 
     def info(self, name: str) -> VolumeInfo:
         """Return all that is known of a volume, and who uses it.

@@ -38,7 +38,11 @@ def digest(path: Path) -> str:
 
 
 def names(host: vmctl.Host, pool: str | None = None) -> list[str]:
-    return [volume.name for volume in host.volumes.list(pool)]
+    return [volume.name for volume in host.volumes.list(pool, everything=True)]
+
+
+def names_shown(host: vmctl.Host) -> list[str]:
+    return [volume.name for volume in host.volumes.list()]
 
 
 def sparse_file(path: Path) -> Path:
@@ -164,8 +168,21 @@ def test_what_a_machine_uses_is_nobodys_to_take(
     host: vmctl.Host, make_spec: SpecMaker, name: str, tmp_path: Path
 ) -> None:
     host.volumes.create(name, "8MiB", format="raw")
+    other = tmp_path / "shown.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(other), "8M"], check=True)
+    host.images.import_file(other)
     vm = host.create(make_spec(disks=[{}, {"volume": name, "format": "raw"}]))
-    own = [volume for volume in host.volumes.list() if volume.name.startswith(f"{vm.name}.")]
+    listed = host.volumes.list(everything=True)
+    own = [volume for volume in listed if volume.name.startswith(f"{vm.name}.")]
+    # Its seed and its console log are nobody's to work with, and so are vmctl's own notes.
+    shown = names_shown(host)
+    assert {name for name in shown if name.startswith(vm.name)} == {
+        f"{vm.name}.{vm.uuid}.vda.qcow2"
+    }
+    assert {volume.name.rpartition(".")[2] for volume in own} == {"qcow2", "iso", "log"}
+    assert "shown.vmctl-image" in names(host)
+    assert "shown.vmctl-image" not in shown
+    host.images.remove("shown")
     base = next(volume.backing for volume in own if volume.backing)
     used = [name, *(volume.name for volume in own), Path(base).name]
     for volume in used:

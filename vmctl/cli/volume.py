@@ -66,11 +66,12 @@ def _print(found: Sequence[VolumeSummary]) -> None:
 
 @command("list")
 @click.argument("which", metavar="[POOL]", required=False)
+@click.option("--all", "everything", is_flag=True, help="With vmctl's own notes, seeds and logs.")
 @pass_app
-def list_volumes(app: App, which: str | None) -> None:
+def list_volumes(app: App, which: str | None, everything: bool) -> None:
     """List the volumes of POOL, by default of the one that --pool names."""
     with app.connect() as host:
-        found = host.volumes.list(which)
+        found = host.volumes.list(which, everything=everything)
     app.show(found, lambda: _print(found))
 
 
