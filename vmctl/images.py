@@ -29,6 +29,7 @@ from vmctl.stored_images import ImageInfo, list_images
 if TYPE_CHECKING:
     # What fetches is loaded when something is fetched: TLS and HTTP take their time.
     from vmctl.imaging.catalogue import Entry
+    from vmctl.imaging.pruning import CachedFile
 
 __all__ = ["ImageInfo", "Images"]
 
@@ -257,3 +258,17 @@ class Images:
             and not is_being_uploaded(pool, image.digest)
             and (dry_run or take_out(pool, image.digest, image.names))
         ]
+
+    @staticmethod
+    def prune_cache(*, dry_run: bool = False) -> Sequence[CachedFile]:
+        """Remove what fetching and converting left in this machine's caches; no host is needed.
+
+        Args:
+            dry_run: Only look.
+
+        Returns:
+            What was, or would be, removed, with its size.
+        """
+        from vmctl.imaging.pruning import prune_cache  # noqa: PLC0415 - few prune
+
+        return prune_cache(dry_run=dry_run)

@@ -9,6 +9,7 @@ import click
 from vmctl.cli.context import App, pass_app
 from vmctl.cli.lazy import LazyGroup, command
 from vmctl.cli.output import human_size, print_fields, print_table
+from vmctl.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -188,12 +189,29 @@ def remove(app: App, reference: str) -> None:
 
 @command("prune")
 @click.option("--all", "everything", is_flag=True, help="Those that have a name, too.")
+@click.option("--cache", is_flag=True, help="Empty this machine's cache instead; no host is asked.")
 @click.option("--dry-run", is_flag=True, help="Only list them.")
 @pass_app
-def prune(app: App, everything: bool, dry_run: bool) -> None:
+def prune(app: App, everything: bool, cache: bool, dry_run: bool) -> None:
     """Remove the images that nothing depends on and that have no name."""
+    if cache:
+        if everything:
+            raise UsageError("--all is for the images in the pool", hint="leave out --cache or it")
+        _prune_cache(app, dry_run=dry_run)
+        return
     with app.connect() as host:
         found = host.images.prune(everything=everything, dry_run=dry_run)
     app.show(found, lambda: _print(found))
     if app.wants_table:
         app.note(f"{len(found)} image(s) {'would be ' if dry_run else ''}removed")
+
+
+def _prune_cache(app: App, *, dry_run: bool) -> None:
+    from vmctl.images import Images  # noqa: PLC0415 - not before it is needed
+
+    found = Images.prune_cache(dry_run=dry_run)
+    rows = [(entry.kind, human_size(entry.size), entry.path) for entry in found]
+    app.show(found, lambda: print_table(("KIND", "SIZE", "PATH"), rows))
+    if app.wants_table:
+        size = human_size(sum(entry.size for entry in found))
+        app.note(f"{size} {'would be ' if dry_run else ''}freed on this machine")

@@ -100,6 +100,12 @@ class DownloadCache:
         plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
         return Slot(self, hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest())
 
+    def slots(self) -> list[Slot]:
+        """Return the places of all URLs that anything is known of, or under way."""
+        keys = {path.name.partition(".")[0] for path in self.folder.glob("*.*")}
+        keys |= {path.name.partition(".")[0] for path in self.folder.glob("urls/*.*")}
+        return [Slot(self, key) for key in sorted(keys) if key]
+
     def tidy(self) -> None:
         """Remove what was left more than a week ago by clients that were killed."""
         old = time.time() - _OLD
@@ -186,6 +192,11 @@ class Slot:
         """Remove what is there so far."""
         self.part.unlink(missing_ok=True)
         self._state.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove what is there so far, and what the URL led to."""
+        self.discard()
+        self._known.unlink(missing_ok=True)
 
     def known(self) -> Known:
         """What the URL led to the last time."""

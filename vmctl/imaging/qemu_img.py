@@ -18,9 +18,10 @@ from typing import IO, Any
 
 from vmctl.errors import ImageError, ResourceError, UnsupportedError
 from vmctl.imaging.inspection import Image
+from vmctl.imaging.scratch import working_folder
 from vmctl.progress import Phase
 
-__all__ = ["check_whole", "convert", "no_room_for", "run_limited"]
+__all__ = ["CONVERTING", "check_whole", "convert", "no_room_for", "run_limited"]
 
 _ADDRESS_SPACE = 2 << 30
 # What any image may take, and a second more for every 4 MiB of it: the slowest disk does better.
@@ -29,6 +30,9 @@ _BYTES_A_SECOND = 4 << 20
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 # Of these qemu-img can say whether all that they point to is there.
 _CHECKED = frozenset({"qcow2", "vmdk", "vhdx"})
+CONVERTING = ".vmctl-converting-"
+"""What the names of the folders begin with that conversions are at work in."""
+
 # Less than this is no room at all.
 _NO_ROOM = 1 << 20
 
@@ -44,7 +48,8 @@ def convert(
 ) -> None:
     """Write an inspected image anew, in another format or flat.
 
-    The target appears when it is whole; what lies beside it until then goes if it fails.
+    The target appears when it is whole; what lies beside it until then goes if it fails, or with
+    the next conversion beside it if its process was killed.
 
     Args:
         image: What `inspect` found.
@@ -61,8 +66,8 @@ def convert(
     """
     check_whole(image)
     target = target.absolute()
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        part = Path(folder) / "part"
+    with working_folder(target.parent, CONVERTING) as folder:
+        part = folder / "part"
         command = ["convert", "-p", "-O", format]
         command += ["-c"] if compress else []
         command += ["-o", options] if options else []

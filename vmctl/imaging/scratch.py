@@ -18,10 +18,19 @@ from pathlib import Path
 
 from vmctl.errors import ResourceError
 
-__all__ = ["folder_beside", "refuse_without_room", "scratch_folder"]
+__all__ = [
+    "SCRATCH",
+    "abandoned",
+    "folder_beside",
+    "refuse_without_room",
+    "scratch_folder",
+    "scratch_root",
+    "working_folder",
+]
 
 _LOCK = "lock"
-_PREFIX = "run-"
+SCRATCH = "run-"
+"""What the names of scratch folders begin with."""
 # What a folder beside an export's target ends in; its beginning is the target's name.
 _BESIDE = ".vmctl-part"
 
@@ -33,7 +42,7 @@ def scratch_folder() -> Iterator[Path]:
     Raises:
         ResourceError: There can be none.
     """
-    root = _root()
+    root = scratch_root()
     try:
         root.mkdir(mode=0o700, exist_ok=True)
         status = root.lstat()
@@ -41,10 +50,26 @@ def scratch_folder() -> Iterator[Path]:
         raise _no_room(root, error.strerror or str(error)) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise _no_room(root, "it belongs to somebody else, or others can write to it")
+    with working_folder(root, SCRATCH) as inner:
+        yield inner
+
+
+@contextmanager
+def working_folder(root: Path, prefix: str) -> Iterator[Path]:
+    """Give an empty folder below ``root`` that is gone after the block.
+
+    It is locked as long as its process lives. Those of the same prefix that nobody holds any more
+    are removed first.
+
+    Args:
+        root: The folder that it is made in.
+        prefix: What its name begins with; nobody else's names do.
+    """
     # One after another, so that a folder that has no lock yet isn't taken for one that was left.
     with _locked(root):
-        _remove_abandoned(root)
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+        for left in _abandoned(root, prefix):
+            shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
         lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
     try:
@@ -93,7 +118,8 @@ def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
         os.close(handle)
 
 
-def _root() -> Path:
+def scratch_root() -> Path:
+    """Return the folder that this user's scratch folders are in; it need not be there."""
     return Path(os.environ.get("TMPDIR") or "/var/tmp") / f"vmctl-{os.getuid()}"  # noqa: S108
 
 
@@ -115,15 +141,25 @@ def _locked(root: Path, how: int = 0) -> Iterator[None]:
         os.close(handle)
 
 
-def _remove_abandoned(root: Path) -> None:
-    for folder in root.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            try:
+def abandoned(root: Path, prefix: str) -> Iterator[Path]:
+    """Yield the folders of a prefix that nobody works in, each locked while it is looked at."""
+    if root.is_dir():
+        with _locked(root):
+            yield from _abandoned(root, prefix)
+
+
+def _abandoned(root: Path, prefix: str) -> Iterator[Path]:
+    for folder in [path for path in root.iterdir() if path.name.startswith(prefix)]:
+        if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.getuid():
+            continue
+        # Its maker may have been killed before there was a lock.
+        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            with suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
+                yield folder
+        finally:
+            os.close(lock)
 
 
 def refuse_without_room(folder: Path, size: int, what: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from vmctl.errors import ImageError, PermissionDeniedError, ResourceError
 from vmctl.progress import Phase
 
-__all__ = ["Blueprint", "default_cache", "get_or_build", "image_path"]
+__all__ = ["Blueprint", "abandoned_builds", "default_cache", "get_or_build", "image_path"]
 
 # Counts up with every change of the builder's code that changes what is in an image.
 _REVISION = 1
@@ -91,6 +91,27 @@ def get_or_build(
     except OSError as error:
         raise _explained(error, image.parent) from error
     return image
+
+
+def abandoned_builds(cache: Path, *, remove: bool) -> Iterator[Path]:
+    """Yield the work folders whose builders are gone, and then remove them if that is wanted.
+
+    Raises:
+        ImageError: Something is still mounted in one.
+    """
+    for work in sorted(cache.glob(".*.build-*")):
+        stem = work.name.removeprefix(".").rpartition(".build-")[0]
+        descriptor = os.open(cache / f"{stem}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield work
+            if remove:
+                _remove(work)
+        except BlockingIOError:
+            # Its builder, or another of the same image, is at work.
+            continue
+        finally:
+            os.close(descriptor)
 
 
 def _build(image: Path, prefix: str, build: Callable[[Path, Path], None]) -> None:
