@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,14 +56,20 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     address_family = socket.AF_INET
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.scheme = "http" if tls is None else "https"
+        if tls is not None:
+            # The handshake is the handler's: one that fails must not keep others waiting.
+            self.socket = tls.wrap_socket(
+                self.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.pages: dict[str, Page] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.sent: dict[str, int] = {}
 
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}{path}"
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        return f"{self.scheme}://{host}:{self.server_port}{path}"
 
     def page(self, path: str, body: bytes = b"", **how: object) -> Page:
         self.pages[path] = Page(body, **how)  # type: ignore[arg-type]
@@ -153,9 +160,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    """Run a server for as long as the block."""
-    with Server() as server:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """Run a server for as long as the block; given a context, over TLS."""
+    with Server(tls) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

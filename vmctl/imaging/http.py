@@ -12,6 +12,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from vmctl._version import __version__
 from vmctl.errors import ImageError, NotFoundError, UnsupportedError, UsageError, VmctlError
+from vmctl.imaging.certificates import certificate_error
 
 if TYPE_CHECKING:
     import httpx
@@ -312,6 +313,8 @@ def _interrupted(error: httpx.HTTPError, url: str) -> InterruptedTransferError:
 
     host = urlsplit(url).netloc.rpartition("@")[2]
     hint = _HINT_NETWORK
+    if (refused := certificate_error(error, host)) is not None:
+        return InterruptedTransferError(refused, unreachable=True)
     if isinstance(error, httpx.ConnectTimeout):
         brief = f"can't reach {host}: no connection in time"
     elif isinstance(error, httpx.ProxyError):
