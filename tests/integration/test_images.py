@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -14,14 +15,18 @@ from pathlib import Path
 import pytest
 
 import vmctl
+from tests.http_server import serving
 from vmctl import bases
 from vmctl.hypervisor import private
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.volumes import StoredVolume
+from vmctl.imaging.download import fetch
+from vmctl.imaging.download_cache import DownloadCache
+from vmctl.imaging.http import Limits
 from vmctl.render.volume import render_volume
 
-from .conftest import pool_volumes
+from .conftest import pool_volumes, snapshot_of_host
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -148,6 +153,51 @@ def test_a_url_with_its_checksum_in_a_spec(
         host.create(make_spec(image=f"{url}#garbage"))
     assert pool_volumes(host) == clean_images
     vm = host.create(make_spec(image=f"{url}#sha256={digest}"))
+    assert host.images.info(digest).clones == 1
+    vm.delete()
+
+
+def test_a_launch_from_a_server_that_misbehaves(
+    host: vmctl.Host,
+    own_image: Path,
+    make_spec: SpecMaker,
+    clean_images: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The same attempts as always, without the pauses between them.
+    hasty = functools.partial(fetch, limits=Limits(pause=0))
+    monkeypatch.setattr("vmctl.imaging.acquiring.fetch", hasty)
+    body = own_image.read_bytes()
+    digest, half = hashlib.sha256(body).hexdigest(), len(body) // 2
+    before = snapshot_of_host(host)
+    with serving() as server:
+        spec = make_spec(image=f"{server.url('/own.qcow2')}#sha256={digest}")
+
+        def fails(words: str) -> vmctl.ImageError:
+            with pytest.raises(vmctl.ImageError, match=words) as caught:
+                host.launch(spec)
+            assert "\n" not in caught.value.brief
+            assert caught.value.hint
+            assert snapshot_of_host(host) == before
+            assert host.gc() == []
+            assert not DownloadCache().file(digest).exists()
+            return caught.value
+
+        server.page("/own.qcow2", body[:half] + b"?" + body[half + 1 :])
+        error = fails("wrong checksum")
+        assert digest in error.details
+        # Whole as HTTP has it, and half of the file.
+        server.page("/own.qcow2", body[:half], etag='"two"')
+        fails("wrong checksum")
+        # It never gets further than this, however often it is asked.
+        server.page("/own.qcow2", body, etag='"three"', ranges=False, cut=[half] * 20)
+        fails("broke off")
+        # Cut off once more, and resumed from there.
+        page = server.page("/own.qcow2", body, etag='"three"', cut=[1 << 20])
+        vm = host.launch(spec)
+        assert page.cut == []
+        assert any(asked.get("range") for asked in server.asked("/own.qcow2"))
+    assert vm.run("uname -s", check=True).stdout.strip() == "Linux"
     assert host.images.info(digest).clones == 1
     vm.delete()
 
