@@ -6,6 +6,7 @@ Its image is the micro guest, or the full Debian guest where the page needs what
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 from doc_blocks import ROOT, Block, blocks
 
+from tests.http_server import serving
 from vmctl.guest.identity import make_key
 
 pytestmark = [
@@ -72,6 +74,32 @@ def folder(client_home: Path, tmp_path: Path) -> Iterator[Path]:
     )
 
 
+@pytest.fixture
+def image_server(folder: Path, micro_image: str) -> Iterator[dict[str, str]]:
+    """Serve the page's image on loopback, where its user's own catalogue says that it is.
+
+    Returns what the page's commands find in their environment.
+    """
+    body = Path(micro_image).read_bytes()
+    digits = hashlib.sha256(body).hexdigest()
+    catalogue = folder / "config" / "vmctl" / "images.yaml"
+    catalogue.parent.mkdir(parents=True)
+    with serving() as server:
+        server.page("/debian-12.qcow2", body)
+        server.page("/SHA256SUMS", f"{digits}  debian-12.qcow2\n".encode())
+        checksum = f"{{url: {server.url('/SHA256SUMS')}, kind: sha256}}"
+        entry = f"{{name: debian-12, url: {server.url('/debian-12.qcow2')}, checksum: {checksum}}}"
+        catalogue.write_text(f"images: [{entry}]\n")
+        yield {
+            "XDG_CONFIG_HOME": str(folder / "config"),
+            "URL": server.url("/debian-12.qcow2"),
+            "DIGITS": digits,
+            "no_proxy": "127.0.0.1",
+        }
+    assert server.asked("/SHA256SUMS")
+    assert server.sent["/debian-12.qcow2"] >= len(body)
+
+
 def script_of(block: Block) -> str:
     if block.language == "python":
         return f"python - <<'PROGRAM'\n{block.text}PROGRAM\n"
@@ -106,6 +134,8 @@ def test_page(page: str, folder: Path, request: pytest.FixtureRequest) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     environment.pop("VMCTL_URI", None)
+    if page == "docs/how-to/images.md":
+        environment |= request.getfixturevalue("image_server")
     done = subprocess.run(
         ["/bin/bash", "-euxo", "pipefail", "-c", script],
         cwd=folder,
