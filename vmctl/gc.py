@@ -98,12 +98,7 @@ def _collect_notes(
             client = note.left_by()
             if client is None:
                 continue
-            if kind == uploads.REMOVING:
-                goes = note.own
-            elif _is_anothers_image(connection, note.volume):
-                goes = None
-            else:
-                goes = note.volume
+            goes = _what_goes(connection, note)
             if goes is not None:
                 found.append(_half_done(note, client, goes))
             if dry_run:
@@ -113,6 +108,13 @@ def _collect_notes(
             uploads.unmark(note.volume, kind=kind)
         except VmctlError as error:
             failures.append(error)
+
+
+def _what_goes(connection: Connection, note: uploads.Note) -> StoredVolume | None:
+    """Return the volume that a note leads to and that is of no use; None for nothing but itself."""
+    if note.kind == uploads.REMOVING:
+        return note.own
+    return None if _is_anothers_image(connection, note.volume) else note.volume
 
 
 def _is_anothers_image(connection: Connection, volume: StoredVolume) -> bool:
