@@ -1,7 +1,8 @@
 """A client that kills itself at its Nth call that changes something on the host.
 
-Run as ``python -m tests.integration.killing_client URI N < spec.yaml``; it prints the call it died
-at. With N = 0 it lives, and prints how many such calls there were.
+Run as ``python -m tests.integration.killing_client URI N < spec.yaml`` it launches; with ``import
+FILE`` or ``export NAME FILE`` at the end it does that. It prints the call it died at. With N = 0 it
+lives, and prints how many such calls there were.
 """
 
 from __future__ import annotations
@@ -62,13 +63,21 @@ class Killer:
 
 
 def main() -> None:
-    """Launch what stands on stdin."""
-    uri, at = sys.argv[1], int(sys.argv[2])
-    killer = Killer(libvirt.libvirtmod, at)
-    spec = vmctl.VMSpec.from_yaml(sys.stdin.read())
+    """Launch what stands on stdin, or do what the arguments say."""
+    uri, at, *what = sys.argv[1:]
+    killer = Killer(libvirt.libvirtmod, int(at))
     with vmctl.connect(uri) as host:
-        libvirt.libvirtmod = killer
-        host.launch(spec)
+        match what:
+            case ["import", file]:
+                libvirt.libvirtmod = killer
+                host.import_machine(file)
+            case ["export", name, file]:
+                libvirt.libvirtmod = killer
+                host.get(name).export(file, format="bundle")
+            case _:
+                spec = vmctl.VMSpec.from_yaml(sys.stdin.read())
+                libvirt.libvirtmod = killer
+                host.launch(spec)
         print(killer.count, flush=True)
 
 

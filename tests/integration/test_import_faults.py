@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from .conftest import enter_host, snapshot_of_host
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
 
+_ROOT = Path(__file__).resolve().parents[2]
 SIZE = 8 << 20
 PHASE = Phase("m", "export", None)
 SPEC = {"name": "faulty", "memory": "64MiB", "nics": [], "disks": [{"size": f"{SIZE}B"}]}
@@ -149,6 +152,69 @@ def test_a_pool_that_fills_up_meanwhile(
             assert other.gc() == []
         # With the space back, it is as if nothing had been.
         other.import_machine(source, name="faulty").delete()
+
+
+def die_at(host: private.PrivateHost, at: int, *what: str) -> tuple[int, str]:
+    """Run the client that kills itself; returns its status and what it said last."""
+    client = [sys.executable, "-m", "tests.integration.killing_client"]
+    done = subprocess.run(
+        [*client, f"private:{host.name}", str(at), *what],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=_ROOT,
+        timeout=120,
+    )
+    return done.returncode, done.stdout.strip()
+
+
+def test_sigkill_in_an_import(
+    private_host: private.PrivateHost, host: vmctl.Host, tmp_path: Path, scratch: Path
+) -> None:
+    content = disk(tmp_path / "whole.qcow2", "qcow2", data=256 << 10)
+    what = ("import", str(bundle(tmp_path, content)))
+    before = snapshot_of_host(host)
+    status, said = die_at(private_host, 0, *what)
+    assert status == 0
+    host.get("faulty").delete()
+    points = int(said)
+    assert points > 10
+    for at in range(1, points + 1, max(1, points // 6)):
+        status, said = die_at(private_host, at, *what)
+        assert status == -signal.SIGKILL, said
+        made = snapshot_of_host(host)
+        left = host.gc()
+        assert [entry.name for entry in left] == ["faulty"] * (made != before), (at, said)
+        assert snapshot_of_host(host) == before, (at, said)
+    # What they had unpacked on the client goes with the next one.
+    host.import_machine(what[1]).delete()
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+
+
+def test_sigkill_in_an_export(
+    private_host: private.PrivateHost, host: vmctl.Host, tmp_path: Path, scratch: Path
+) -> None:
+    vm = host.create(VMSpec.model_validate(SPEC | {"cloud_init": None}))
+    target = tmp_path / "out" / "faulty.vmctl"
+    target.parent.mkdir()
+    before = snapshot_of_host(host)
+    what = ("export", vm.name, str(target))
+    status, said = die_at(private_host, 0, *what)
+    assert status == 0
+    target.unlink()
+    # Before and after the claim is written, and before it is taken back.
+    for at in (1, 2, int(said) - 1):
+        status, said = die_at(private_host, at, *what)
+        assert status == -signal.SIGKILL, said
+        assert not target.exists()
+        assert host.gc() == []
+        vm.start()
+        vm.stop(timeout=0, force=True)
+    assert snapshot_of_host(host) == before
+    vm.export(target, format="bundle")
+    assert list(target.parent.iterdir()) == [target]
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+    vm.delete()
 
 
 def test_two_imports_of_one_name_at_once(host: vmctl.Host, tmp_path: Path) -> None:
