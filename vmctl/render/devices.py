@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vmctl.render.placement import Placement
 from vmctl.render.sources import DiskSource, as_source, from_spec
@@ -51,6 +51,7 @@ class DriveView:
     cache: str | None = None
     io: str | None = None
     discard: str | None = None
+    iotune: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,7 @@ def _disk_view(
         cache=disk.cache,
         io=disk.io,
         discard=disk.discard,
+        iotune={} if disk.iotune is None else disk.iotune.given(),
     )
 
 

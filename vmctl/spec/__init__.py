@@ -14,10 +14,11 @@ from vmctl.spec.disk import Discard, DiskBus, DiskCache, DiskFormat, DiskIo, Dis
 from vmctl.spec.firmware import FirmwareSpec, FirmwareType, TpmVersion
 from vmctl.spec.graphics import GraphicsSpec, GraphicsType
 from vmctl.spec.input import InputBus, InputSpec, InputType
+from vmctl.spec.limits import BandwidthSpec, IoTuneSpec, RateSpec
 from vmctl.spec.machine import Accel, VMSpec
 from vmctl.spec.media import CdromSpec, FloppySpec
 from vmctl.spec.network_disk import DiskProtocol, NetworkDiskSpec
-from vmctl.spec.nic import ForwardSpec, NicModel, NicSpec, NicType, Protocol
+from vmctl.spec.nic import ForwardSpec, LinkState, NicModel, NicSpec, NicType, Protocol
 from vmctl.spec.platforms import Arch
 from vmctl.spec.pool import PoolAuth, PoolHost, PoolSource, PoolSpec, PoolType, SecretReference
 from vmctl.spec.profiles import ProfileName
@@ -32,6 +33,7 @@ __all__ = [
     "Accel",
     "Arch",
     "BalloonSpec",
+    "BandwidthSpec",
     "BootDevice",
     "BootSpec",
     "CdromSpec",
@@ -60,6 +62,8 @@ __all__ = [
     "InputBus",
     "InputSpec",
     "InputType",
+    "IoTuneSpec",
+    "LinkState",
     "NetworkDiskSpec",
     "NicModel",
     "NicSpec",
@@ -72,6 +76,7 @@ __all__ = [
     "PoolType",
     "ProfileName",
     "Protocol",
+    "RateSpec",
     "RngSpec",
     "SecretReference",
     "SerialSpec",

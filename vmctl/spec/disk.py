@@ -9,6 +9,7 @@ from pydantic import Field
 
 from vmctl.errors import SpecProblem
 from vmctl.spec.base import SpecModel
+from vmctl.spec.limits import IoTuneSpec
 from vmctl.spec.network_disk import NetworkDiskSpec
 from vmctl.spec.sizes import Size
 from vmctl.spec.text import LongLine
@@ -118,6 +119,8 @@ class DiskSpec(SpecModel):
     """Whether the guest may only read; for an existing volume."""
     target: TargetName | None = None
     """The name on the bus (`vdb`); the first that is free when it is not given."""
+    iotune: IoTuneSpec | None = None
+    """How much of the disk the guest may use in a second."""
 
     def _problems(self) -> list[SpecProblem]:
         problems = []

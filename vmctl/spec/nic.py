@@ -14,9 +14,10 @@ from pydantic_core import CoreSchema
 
 from vmctl.errors import SpecProblem
 from vmctl.spec.base import SpecModel
+from vmctl.spec.limits import BandwidthSpec
 from vmctl.spec.text import ObjectName
 
-__all__ = ["ForwardSpec", "NicModel", "NicSpec", "NicType", "Protocol"]
+__all__ = ["ForwardSpec", "LinkState", "NicModel", "NicSpec", "NicType", "Protocol"]
 
 
 class NicType(StrEnum):
@@ -36,6 +37,13 @@ class NicModel(StrEnum):
     RTL8139 = "rtl8139"
     PCNET = "pcnet"
     NE2K_PCI = "ne2k_pci"
+
+
+class LinkState(StrEnum):
+    """Whether the cable is in."""
+
+    UP = "up"
+    DOWN = "down"
 
 
 class Protocol(StrEnum):
@@ -139,6 +147,10 @@ class NicSpec(SpecModel):
     """Whether to ask for an address by DHCP; true when no static address is given."""
     forwards: tuple[ForwardSpec, ...] = ()
     """Ports of the host that lead into the guest; on user-mode NICs only."""
+    link: LinkState = LinkState.UP
+    """Whether the cable is in, as the guest sees it: `up` or `down`."""
+    bandwidth: BandwidthSpec | None = None
+    """How much it may carry; not on a user-mode NIC."""
 
     @property
     def wants_dhcp(self) -> bool:
@@ -181,6 +193,8 @@ class NicSpec(SpecModel):
                 problems.append(SpecProblem(kind, f"a NIC of type {kind} needs the {kind}'s name"))
             if self.type is not kind and name is not None:
                 problems.append(SpecProblem(kind, f"a NIC of type {self.type} has no {kind}"))
+        if self.bandwidth is not None and self.type is NicType.USER:
+            problems.append(SpecProblem("bandwidth", "a user-mode NIC can't be limited"))
         if self.forwards and self.type is not NicType.USER:
             problems.append(
                 SpecProblem("forwards", "ports are forwarded on a user-mode NIC only (user: true)")
