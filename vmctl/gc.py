@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmctl import bases, flatten
+from vmctl import bases, changes, flatten
 from vmctl.errors import NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import uploads
 from vmctl.hypervisor.connection import Connection
@@ -28,7 +28,8 @@ class Leftover:
         uuid: The machine's UUID; empty for a volume.
         phase: What was being done: ``creating``, ``provisioning``, ``deleting``, ``uploading`` a
             volume, or ``removing`` an image, which stays; only the note that it is going goes. Of
-            ``flattening`` only the work ends, and the machine stays.
+            ``flattening`` only the work ends, and of ``changing`` only what a change left
+            goes: the machine stays.
         client: The host name of the client that was at work.
         volumes: ``POOL/NAME`` of the volumes that go with it, those of images that only it brought
             included; some may never have existed.
@@ -79,10 +80,45 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
             continue
         except VmctlError as error:
             failures.append(error)
+    _collect_changes(connection, found, failures, dry_run=dry_run)
     _collect_notes(connection, uploads.UPLOADING, found, failures, dry_run=dry_run)
     if failures:
         raise _together(failures)
     return found
+
+
+def _collect_changes(
+    connection: Connection, found: list[Leftover], failures: list[VmctlError], *, dry_run: bool
+) -> None:
+    """Settle changes of machines whose clients are gone; the machines stay."""
+    for listed in list_domains(connection):
+        record = listed.record
+        if record is None or record.pending is None or _is_abandoned(record):
+            continue
+        try:
+            if changes.is_being_changed(listed.domain, record):
+                continue
+            found.append(_half_change(listed.domain, record))
+            if not dry_run:
+                changes.settle(listed.domain)
+        except NotFoundError:
+            continue
+        except VmctlError as error:
+            failures.append(error)
+    for note in uploads.list_notes(connection, kind=changes.KIND):
+        if not dry_run and note.left_by() is not None:
+            uploads.unmark(note.volume, kind=changes.KIND)
+
+
+def _half_change(domain: Domain, record: Record) -> Leftover:
+    made = None if record.pending is None else record.pending.made
+    return Leftover(
+        name=domain.name,
+        uuid=domain.uuid,
+        phase=changes.KIND,
+        client="",
+        volumes=() if made is None else (f"{made.pool}/{made.name}",),
+    )
 
 
 def _collect_notes(

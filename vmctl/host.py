@@ -108,6 +108,16 @@ class Host:
             return self._facts
 
     @property
+    def pool(self) -> str:
+        """The name of the pool for new volumes."""
+        return self._pool
+
+    @property
+    def templates(self) -> Templates | None:
+        """Where documents come from; None for the default chain."""
+        return self._templates
+
+    @property
     def key(self) -> KeyPair:
         """The client's own SSH key; made at first use."""
         with self._lock:

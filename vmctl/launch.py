@@ -38,7 +38,7 @@ from vmctl.render.templates import Templates
 from vmctl.render.volume import render_volume
 from vmctl.spec import VMSpec
 
-__all__ = ["Launched", "Surroundings", "create", "finish", "launch"]
+__all__ = ["Launched", "Surroundings", "copy_volume", "create", "finish", "launch"]
 
 # Besides the waiting: uploading an image to a far host may take its time.
 _MAKING_SECONDS = 7200.0
@@ -280,7 +280,7 @@ class _Transaction:
         )
         try:
             if base is not None and volume.full:
-                _copy(base, made, xml, volume.capacity)
+                copy_volume(base, made, xml, volume.capacity)
             else:
                 made.create(xml)
         except ConflictError:
@@ -356,7 +356,7 @@ class _Transaction:
                 ) from error
 
 
-def _copy(base: StoredVolume, copy: StoredVolume, xml: str, capacity: int) -> None:
+def copy_volume(base: StoredVolume, copy: StoredVolume, xml: str, capacity: int) -> None:
     """Make a volume that holds all of an image, and stands alone."""
     copy.create(xml, source=base)
     if copy.facts().capacity < capacity:

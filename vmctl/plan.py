@@ -32,7 +32,7 @@ from vmctl.render.sources import DiskSource
 from vmctl.render.templates import Templates
 from vmctl.spec import FirmwareType, VMSpec
 
-__all__ = ["Imported", "NewVolume", "Plan", "make_plan"]
+__all__ = ["Imported", "NewVolume", "Plan", "make_plan", "plan_disk", "plan_medium"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +188,33 @@ def make_plan(
         ),
         facts=facts,
     )
+
+
+def plan_disk(
+    spec: VMSpec, index: int, *, uuid: str, pool: Pool, reporter: Reporter
+) -> tuple[str | DiskSource | None, str, NewVolume | None]:
+    """Work out what one disk of a machine is, that comes to it later.
+
+    Returns:
+        Its source, its format, and the volume that is going to be made for it.
+    """
+    alone = spec.model_copy(update={"disks": (spec.disks[index],), "image": None})
+    builder = _Builder(alone, uuid, pool, reporter)
+    source, form = next(builder.disks())
+    return source, form, next(iter(builder.volumes), None)
+
+
+def plan_medium(
+    spec: VMSpec, path: str | None, volume: str | None, *, uuid: str, pool: Pool, reporter: Reporter
+) -> tuple[str | DiskSource | None, NewVolume | None]:
+    """Work out what a medium is that is put into a CD-ROM drive later.
+
+    Returns:
+        Its source, and the volume that is going to be made for it.
+    """
+    builder = _Builder(spec, uuid, pool, reporter)
+    source = builder.medium(path, volume, "cdroms", 0, "iso")
+    return source, next(iter(builder.volumes), None)
 
 
 def _known_of(

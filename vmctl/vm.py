@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import paramiko
 
 from vmctl import flatten, info, power
+from vmctl.devices.disks import Disks
 from vmctl.errors import ConflictError, GuestUnreachableError, UsageError, WrongStateError
 from vmctl.guest import console, readiness
 from vmctl.guest.agent import Agent
@@ -75,6 +76,11 @@ class VM:
             record=self._record,
             forget_connection=self._forget_connection,
         )
+
+    @property
+    def disks(self) -> Disks:
+        """Its disks."""
+        return Disks(self._domain, pool=self._host.pool, templates=self._host.templates)
 
     def info(self) -> info.MachineInfo:
         """Return all that is known of it."""

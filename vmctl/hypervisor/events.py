@@ -16,9 +16,14 @@ T = TypeVar("T")
 
 
 class Signal:
-    """Wakes a waiter whenever something happened to one machine."""
+    """Wakes a waiter whenever something happened to one machine.
+
+    Attributes:
+        refused: The aliases of devices that its guest did not let go of, as far as it was heard.
+    """
 
     def __init__(self) -> None:
+        self.refused: set[str] = set()
         self._condition = threading.Condition()
         self._count = 0
         self.saw_start = False
@@ -71,17 +76,27 @@ class EventHub:
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
             libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
             libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
+            libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
+            libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE,
         )
-        return [raw.domainEventRegisterAny(None, kind, self._on_event, kind) for kind in kinds]
+        numbers = [raw.domainEventRegisterAny(None, kind, self._on_event, kind) for kind in kinds]
+        failed = libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED
+        return [*numbers, raw.domainEventRegisterAny(None, failed, self._on_refusal, None)]
 
-    def _on_event(
-        self, _conn: object, domain: Any, event: int, _detail: int, kind: int | None
-    ) -> None:
-        started = (kind, event) == (
+    def _on_event(self, _conn: object, domain: Any, *details: object) -> None:
+        # The last is what was given at the registration, and between are as many as the kind has.
+        started = (details[-1], details[0]) == (
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
             libvirt.VIR_DOMAIN_EVENT_STARTED,
         )
         self.notify(domain.UUIDString(), started=started)
+
+    def _on_refusal(self, _conn: object, domain: Any, alias: str, _opaque: object) -> None:
+        uuid = domain.UUIDString()
+        with self._lock:
+            for signal in self._signals.get(uuid, ()):
+                signal.refused.add(alias)
+        self.notify(uuid)
 
     def notify(self, uuid: str, *, started: bool = False) -> None:
         """Wake everybody who waits for the machine; ``started``: because it was started."""

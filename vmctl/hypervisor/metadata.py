@@ -7,7 +7,7 @@ can read it: it holds no secret.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -15,7 +15,7 @@ from lxml import etree
 
 from vmctl.hypervisor.claims import Claim
 
-__all__ = ["KEY", "NAMESPACE", "OwnedVolume", "Phase", "Record", "Role"]
+__all__ = ["KEY", "NAMESPACE", "OwnedVolume", "Pending", "Phase", "Record", "Role"]
 
 NAMESPACE = "urn:vmctl:machine:1"
 KEY = "vmctl"
@@ -58,6 +58,29 @@ class OwnedVolume:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pending:
+    """A change of a machine's devices that began; whether it was made is seen in the definition.
+
+    Attributes:
+        device: What tells the device in the definition: a target, a MAC address, a medium's path.
+        present: Whether the definition has it when the change is made, or has it no more.
+        spec: What the record says of the spec from then on.
+        made: The volume that is made for it, and goes again if the change is not made.
+        base: Pool and name of the image that comes under that volume.
+        gone: The volume that is not the machine's any more once the change is made.
+        deletes: Whether that one is deleted then.
+    """
+
+    device: str
+    present: bool
+    spec: dict[str, Any] = field(default_factory=dict)
+    made: OwnedVolume | None = None
+    base: tuple[str, str] | None = None
+    gone: OwnedVolume | None = None
+    deletes: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """A machine, as vmctl remembers it.
 
@@ -82,6 +105,7 @@ class Record:
             whose reader was killed is whole, and nothing for `gc`.
         before: The phase that it goes back to after the present one, where it does.
         woken: Whether QEMU was started, paused, for the present phase alone.
+        pending: A change of its devices that began.
     """
 
     uuid: str
@@ -100,6 +124,7 @@ class Record:
     exported_by: Claim | None = None
     before: Phase | None = None
     woken: bool = False
+    pending: Pending | None = None
 
     def volume(self, role: Role) -> OwnedVolume | None:
         """Return the first owned volume of that role."""
@@ -125,15 +150,11 @@ class Record:
                 etree.SubElement(root, tag, pool=pool, name=name)
         for name in self.started_networks:
             etree.SubElement(root, "started-network", name=name)
-        for name in ("instance_id", "host_key", "ssh_user"):
-            if text := getattr(self, name):
-                etree.SubElement(root, name.replace("_", "-")).text = text
+        for name, text in self._texts().items():
+            etree.SubElement(root, name).text = text
         for tag, claim in (("claim", self.claim), ("exported-by", self.exported_by)):
             if claim is not None:
                 _add_claim(root, tag, claim)
-        etree.SubElement(root, "spec").text = json.dumps(
-            self.spec, sort_keys=True, ensure_ascii=True, separators=(",", ":")
-        )
         return etree.tostring(root, encoding="unicode")
 
     def _attributes(self) -> dict[str, str]:
@@ -142,6 +163,14 @@ class Record:
         if self.before is not None:
             found["before"] = self.before.value
         return found | ({"woken": "yes"} if self.woken else {})
+
+    def _texts(self) -> dict[str, str]:
+        names = ("instance_id", "host_key", "ssh_user")
+        found = {name.replace("_", "-"): getattr(self, name) for name in names}
+        if self.pending is not None:
+            found["pending"] = _to_json(asdict(self.pending))
+        found["spec"] = _to_json(self.spec)
+        return {name: text for name, text in found.items() if text}
 
     @classmethod
     def from_xml(cls, text: str) -> Record:
@@ -180,7 +209,23 @@ class Record:
             exported_by=_read_claim(root.find("exported-by")),
             before=Phase(root.get("before", "")) if root.get("before") else None,
             woken=root.get("woken") == "yes",
+            pending=_read_pending(root.findtext("pending")),
         )
+
+
+def _to_json(data: dict[str, Any]) -> str:
+    return json.dumps(data, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+
+
+def _read_pending(text: str | None) -> Pending | None:
+    if not text:
+        return None
+    data = json.loads(text)
+    for name in ("made", "gone"):
+        if data[name] is not None:
+            data[name] = OwnedVolume(**{**data[name], "role": Role(data[name]["role"])})
+    data["base"] = None if data["base"] is None else tuple(data["base"])
+    return Pending(**data)
 
 
 def _read_spec(text: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ __all__ = [
     "SerialView",
     "console_view",
     "controllers",
+    "disk_view",
+    "drive_address",
     "drive_views",
     "serial_views",
 ]
@@ -90,7 +92,7 @@ def drive_views(spec: VMSpec, placement: Placement) -> list[DriveView]:
             continue
         port = _LAST_SATA_PORT if drive.kind is DriveKind.SEED else sata_ports
         sata_ports += drive.bus is DiskBus.SATA
-        views.append(_view(drive, spec, placement, _address(drive, port)))
+        views.append(_view(drive, spec, placement, drive_address(drive, port)))
     return views
 
 
@@ -98,7 +100,8 @@ def _view(
     drive: Drive, spec: VMSpec, placement: Placement, address: DriveAddress | None
 ) -> DriveView:
     if drive.kind is DriveKind.DISK:
-        return _disk_view(drive, spec.disks[drive.index], placement, address)
+        source, form = placement.disks[drive.index], placement.disk_formats[drive.index]
+        return disk_view(drive, spec.disks[drive.index], as_source(source), form, address)
     if drive.kind is DriveKind.FLOPPY:
         return _floppy_view(drive, spec.floppies[drive.index], placement, address)
     source = placement.seed if drive.kind is DriveKind.SEED else placement.cdroms[drive.index]
@@ -113,14 +116,19 @@ def _view(
     )
 
 
-def _disk_view(
-    drive: Drive, disk: DiskSpec, placement: Placement, address: DriveAddress | None
+def disk_view(
+    drive: Drive,
+    disk: DiskSpec,
+    source: DiskSource | None,
+    form: str,
+    address: DriveAddress | None,
 ) -> DriveView:
+    """Give a disk in its place; a server's disk has its source in its spec."""
     own = None if disk.network is None else from_spec(disk.network)
     return DriveView(
         device="disk",
-        format=placement.disk_formats[drive.index],
-        source=own or as_source(placement.disks[drive.index]),
+        format=form,
+        source=own or source,
         target=drive.target,
         bus=drive.bus,
         address=address,
@@ -147,7 +155,8 @@ def _floppy_view(
     )
 
 
-def _address(drive: Drive, sata_port: int) -> DriveAddress | None:
+def drive_address(drive: Drive, sata_port: int) -> DriveAddress | None:
+    """Give where on its controller a drive sits; None on buses where libvirt chooses."""
     number = target_index(drive.target)
     match drive.bus:
         case DiskBus.IDE:

@@ -1,0 +1,176 @@
+"""Changes of a machine's devices: one at a time, and each made or not made, whatever happens.
+
+What a change is going to make is in the record before it exists. Whether the change was made is
+then a fact: the definition has the device, or has it no more. So whoever comes after a client that
+was killed can finish its change, or take back what it made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from vmctl.errors import ConflictError, ResourceError, RollbackError, VmctlError
+from vmctl.hypervisor import hotplug, uploads
+from vmctl.hypervisor.claims import claimed
+from vmctl.hypervisor.connection import outlasting
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.events import Signal
+from vmctl.hypervisor.metadata import OwnedVolume, Pending, Phase, Record
+from vmctl.hypervisor.pools import open_pool
+from vmctl.hypervisor.volumes import StoredVolume
+from vmctl.progress import being_undone
+
+__all__ = ["KIND", "carry_out", "changing", "is_being_changed", "settle"]
+
+KIND = "changing"
+"""What the note beside a machine's volumes is called while somebody changes the machine."""
+
+# An image for a new disk may have to be fetched and uploaded.
+_CLAIM_SECONDS = 7200.0
+# How long another change of the same machine is waited for.
+_TURN_SECONDS = 60.0
+
+
+@contextmanager
+def changing(domain: Domain, *, wait: float = _TURN_SECONDS) -> Iterator[Record]:
+    """Keep others from changing the machine's devices while the block runs.
+
+    What a killed client left of a change is settled first.
+
+    Args:
+        domain: The machine.
+        wait: Seconds to wait for somebody else's change.
+
+    Yields:
+        Its record.
+
+    Raises:
+        ConflictError: vmctl did not make it, it is not whole, or somebody else is at work on it.
+    """
+    record = _whole(domain)
+    note = _note(domain, record)
+    with claimed(_CLAIM_SECONDS) as claim:
+
+        def noted() -> bool | None:
+            if note is None:
+                return False
+            try:
+                uploads.take_over(note, claim, kind=KIND)
+            except ConflictError:
+                return None
+            except ResourceError:
+                # A pool that is full must not keep a disk from being detached.
+                return False
+            return True
+
+        deadline = time.monotonic() + wait
+        written = Signal().wait_for(noted, deadline=deadline, recheck=0.2)
+        if written is None:
+            raise ConflictError(
+                f"somebody else is changing the devices of '{domain.name}'",
+                hint="try again when that has ended; `vmctl gc` removes what a killed client left",
+            )
+        try:
+            settle(domain)
+            yield _whole(domain)
+        finally:
+            if written and note is not None:
+                outlasting(lambda: uploads.unmark(note, kind=KIND))
+
+
+def is_being_changed(domain: Domain, record: Record) -> bool:
+    """Return whether somebody is changing the machine's devices right now."""
+    note = _note(domain, record)
+    return note is not None and uploads.is_marked(note, kind=KIND)
+
+
+def _note(domain: Domain, record: Record) -> StoredVolume | None:
+    """Return what is noted beside: it is in the pool of the machine's own first volume."""
+    if not record.volumes:
+        return None
+    return StoredVolume(domain.connection, record.volumes[0].pool, f"{domain.name}.{domain.uuid}")
+
+
+def _whole(domain: Domain) -> Record:
+    record = domain.record()
+    if record is None:
+        raise ConflictError(
+            f"the machine '{domain.name}' was not made by vmctl",
+            hint="vmctl changes only what it made; use virsh for this one",
+        )
+    if record.claim is not None or record.phase in {Phase.CREATING, Phase.DELETING}:
+        raise ConflictError(
+            f"somebody is at work on '{domain.name}': it is {record.phase.value}",
+            hint="wait until that has ended; `vmctl gc` removes what a killed client left",
+        )
+    return record
+
+
+def carry_out(domain: Domain, pending: Pending, act: Callable[[], object]) -> None:
+    """Do what a change consists of, and bring the record into line with what came of it.
+
+    Args:
+        domain: The machine, within `changing`.
+        pending: What the change makes; it is recorded first.
+        act: Makes it; if it fails, the definition must be as it was.
+
+    Raises:
+        RollbackError: It failed, and what had been made could not be removed.
+    """
+    record = _whole(domain)
+    made = () if pending.made is None else (pending.made,)
+    bases = (pending.base,) if pending.base and pending.base not in record.bases else ()
+    if not bases:
+        pending = replace(pending, base=None)
+    domain.update_record(
+        pending=pending, volumes=(*record.volumes, *made), bases=(*record.bases, *bases)
+    )
+    try:
+        act()
+    except BaseException as error:
+        with being_undone():
+            _undo(domain, pending, error)
+        raise
+    outlasting(lambda: settle(domain))
+
+
+def _undo(domain: Domain, pending: Pending, error: BaseException) -> None:
+    try:
+        outlasting(lambda: settle(domain))
+    except VmctlError as failure:
+        made = pending.made
+        raise RollbackError(
+            f"the change of '{domain.name}' failed, and not all of it could be undone",
+            left=() if made is None else (f"the volume '{made.pool}/{made.name}'",),
+            details=f"it failed because: {error}\nthe undoing failed because: {failure}",
+            hint="mend the cause, then `vmctl gc` removes what is left",
+        ) from error
+
+
+def settle(domain: Domain) -> None:
+    """Finish a change that was made, or take back what was made for one that was not."""
+    record = domain.record()
+    if record is None or record.pending is None:
+        return
+    pending = record.pending
+    there = hotplug.mentions(hotplug.definition(domain, later=True), pending.device)
+    done = there == pending.present
+    leaving = pending.gone if done else pending.made
+    stays = leaving is not None and not done and _runs_on(domain, leaving)
+    if leaving is not None and not stays and (not done or pending.deletes):
+        StoredVolume(domain.connection, leaving.pool, leaving.name).delete()
+    domain.update_record(
+        pending=None,
+        spec=pending.spec if done else record.spec,
+        volumes=tuple(entry for entry in record.volumes if stays or entry != leaving),
+        bases=tuple(base for base in record.bases if done or base != pending.base),
+    )
+
+
+def _runs_on(domain: Domain, volume: OwnedVolume) -> bool:
+    """Return whether the running machine has a volume that its definition has not."""
+    path = open_pool(domain.connection, volume.pool).path_of(volume.name)
+    return domain.is_active() and hotplug.mentions(hotplug.definition(domain, later=False), path)

@@ -1,0 +1,125 @@
+"""Detaching a disk from a machine, when its guest lets go of it."""
+
+from __future__ import annotations
+
+from vmctl.changes import carry_out, changing
+from vmctl.devices.disk_attaching import FIXED_BUSES
+from vmctl.devices.disk_list import AttachedDisk, find_disk
+from vmctl.devices.machine import not_live, recorded, spec_of, with_drives
+from vmctl.errors import ConflictError
+from vmctl.hypervisor import hotplug
+from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.metadata import OwnedVolume, Pending, Record
+from vmctl.hypervisor.pools import open_pool
+from vmctl.progress import ProgressCallback, Reporter
+
+__all__ = ["DETACH_SECONDS", "detach_disk", "why_not_detached_live"]
+
+DETACH_SECONDS = 30.0
+"""How long a guest has by default to let go of a device."""
+
+
+def why_not_detached_live(domain: Domain, bus: str) -> str | None:
+    """Return why a disk on a bus can't be detached from the running machine; None if it can."""
+    if bus in FIXED_BUSES:
+        return f"a disk on {bus} can't be unplugged from a running machine"
+    if domain.state() is State.PAUSED:
+        return f"'{domain.name}' is paused: its guest can't let go of a disk"
+    return None
+
+
+def detach_disk(
+    domain: Domain,
+    target: str,
+    *,
+    force: bool = False,
+    delete: bool = False,
+    next_start: bool = False,
+    timeout: float = DETACH_SECONDS,
+    progress: ProgressCallback | None = None,
+) -> AttachedDisk:
+    """Detach a disk: from the running machine, when its guest lets go, and for its next start.
+
+    Its volume stays, as one like any other in its pool, unless it shall be deleted.
+
+    Args:
+        domain: The machine.
+        target: The disk's name, ``vdb``.
+        force: Whether even the disk that the machine boots from is detached.
+        delete: Whether its volume is deleted, if vmctl made it for this machine.
+        next_start: Whether a running machine keeps it until then.
+        timeout: Seconds that the guest has to let go of it.
+        progress: Told of the one phase, ``detach``.
+
+    Returns:
+        What it was.
+
+    Raises:
+        NotFoundError: There is no such disk.
+        ConflictError: It is the root disk; or it is to be deleted, and a snapshot needs it.
+        WrongStateError: The guest refused to let go of it.
+        WaitTimeoutError: The guest did not answer. It may still do so: detach it again then.
+        UnsupportedError: The running machine can't lose it before its next start.
+    """
+    with changing(domain) as record:
+        disk = find_disk(domain, target)
+        spec = spec_of(record)
+        if spec.disks and spec.disks[0].target == target and not force:
+            raise ConflictError(
+                f"{target} is the root disk of '{domain.name}'",
+                hint="without it the machine does not start; --force, or force=True, detaches it",
+            )
+        scope = hotplug.scope_of(domain, next_start=next_start)
+        if scope.now and disk.now:
+            problem = why_not_detached_live(domain, disk.bus)
+            if problem is not None:
+                raise not_live(problem)
+        own = _own_volume(domain, record, disk)
+        if delete:
+            _refuse_deletion(domain, disk, own, keeps=disk.now and not scope.now)
+        rest = tuple(entry for entry in spec.disks if entry.target != target)
+        pending = Pending(
+            device=target,
+            present=False,
+            spec=recorded(with_drives(spec, disks=rest), record),
+            gone=own,
+            deletes=delete,
+        )
+
+        def act() -> None:
+            with Reporter(domain.name, progress).phase("detach") as phase:
+                if scope.now:
+                    phase.update("waiting for the guest to let go of it")
+                    hotplug.detach_now(domain, "disk", target, timeout=timeout)
+                hotplug.detach_next(domain, "disk", target)
+
+        carry_out(domain, pending, act)
+    return disk
+
+
+def _own_volume(domain: Domain, record: Record, disk: AttachedDisk) -> OwnedVolume | None:
+    for volume in record.volumes:
+        if open_pool(domain.connection, volume.pool).path_of(volume.name) == disk.source:
+            return volume
+    return None
+
+
+def _refuse_deletion(
+    domain: Domain, disk: AttachedDisk, own: OwnedVolume | None, *, keeps: bool
+) -> None:
+    if own is None:
+        raise ConflictError(
+            f"the volume of {disk.target} was not made for '{domain.name}', and is not deleted",
+            hint="detach it without deleting it; `vmctl volume delete` deletes volumes",
+        )
+    if keeps:
+        raise ConflictError(
+            f"'{domain.name}' uses {disk.target} until it is stopped, so it can't be deleted now",
+            hint="detach it without deleting it; `vmctl volume delete` deletes it later",
+        )
+    snapshots = hotplug.snapshots_with(domain, disk.source)
+    if snapshots:
+        raise ConflictError(
+            f"{disk.target} is in the snapshot '{snapshots[0]}' of '{domain.name}'",
+            hint="delete the snapshot first, or detach the disk without deleting it",
+        )
