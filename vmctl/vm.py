@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import paramiko
 
 from vmctl import flatten, info, power
+from vmctl.devices import memory, processors
 from vmctl.devices.disks import Disks
+from vmctl.devices.media import Cdroms
+from vmctl.devices.nics import Nics
 from vmctl.errors import ConflictError, GuestUnreachableError, UsageError, WrongStateError
 from vmctl.guest import console, readiness
 from vmctl.guest.agent import Agent
@@ -81,6 +84,16 @@ class VM:
     def disks(self) -> Disks:
         """Its disks."""
         return Disks(self._domain, pool=self._host.pool, templates=self._host.templates)
+
+    @property
+    def nics(self) -> Nics:
+        """Its network interfaces."""
+        return Nics(self._domain, facts=self._host.facts, templates=self._host.templates)
+
+    @property
+    def cdroms(self) -> Cdroms:
+        """Its CD-ROM drives."""
+        return Cdroms(self._domain, pool=self._host.pool, templates=self._host.templates)
 
     def info(self) -> info.MachineInfo:
         """Return all that is known of it."""
@@ -300,6 +313,37 @@ class VM:
         place = Path(target) if isinstance(target, str | os.PathLike) else target
         return exporting.export(
             self._domain, record, place, form, replace=replace, progress=progress
+        )
+
+    def set_vcpus(
+        self, count: int, *, next_start: bool = False, timeout: float = 30.0
+    ) -> processors.Processors:
+        """Give it another number of processors: while it runs, and at its next start.
+
+        See `vmctl.devices.processors.set_vcpus` for what it raises.
+        """
+        return processors.set_vcpus(self._domain, count, next_start=next_start, timeout=timeout)
+
+    def set_memory(
+        self,
+        size: int | str,
+        *,
+        model: memory.MemoryModel | None = None,
+        next_start: bool = False,
+        timeout: float = 60.0,
+    ) -> memory.Memory:
+        """Give it another size of memory, bytes or text with a unit: now, and at its next start.
+
+        See `vmctl.devices.memory.set_memory` for the arguments, and for what it raises.
+        """
+        return memory.set_memory(
+            self._domain,
+            size,
+            facts=self._host.facts,
+            model=model,
+            templates=self._host.templates,
+            next_start=next_start,
+            timeout=timeout,
         )
 
     # -- the guest --------------------------------------------------------------------------------

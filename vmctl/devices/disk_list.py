@@ -77,7 +77,7 @@ def _describe(
     return AttachedDisk(
         target=target,
         bus="" if bus is None else bus.get("bus", ""),
-        source=_source_of(node),
+        source=hotplug.source_of(node),
         format="" if driver is None else driver.get("type", ""),
         capacity=hotplug.capacity(domain, target),
         serial=node.findtext("serial") or "",
@@ -88,14 +88,6 @@ def _describe(
         now=now,
         later=later,
     )
-
-
-def _source_of(node: etree._Element) -> str:
-    source = node.find("source")
-    if source is None:
-        return ""
-    where = source.get("file") or source.get("dev")
-    return where or f"{source.get('protocol', '')}:{source.get('name', '')}"
 
 
 def _no_disk(domain: Domain, target: str, there: Sequence[str]) -> NotFoundError:

@@ -12,13 +12,13 @@ from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.pools import Pool
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.launch import copy_volume
-from vmctl.plan import NewVolume, plan_disk
+from vmctl.plan import NewVolume, plan_disk, plan_medium
 from vmctl.progress import Phase, Reporter
 from vmctl.render.sources import DiskSource, as_source
 from vmctl.render.volume import render_volume
 from vmctl.spec import VMSpec
 
-__all__ = ["PlannedDisk", "make", "plan", "unused_name"]
+__all__ = ["PlannedDisk", "make", "plan", "plan_cdrom", "unused_name"]
 
 _UPLOAD_SECONDS = 7200.0
 
@@ -52,6 +52,30 @@ def plan(spec: VMSpec, index: int, *, uuid: str, pool: Pool, reporter: Reporter)
         volume = replace(volume, owned=replace(volume.owned, name=name))
         source = pool.path_of(name)
     return PlannedDisk(source=as_source(source), format=form, volume=volume)
+
+
+def plan_cdrom(
+    spec: VMSpec,
+    target: str,
+    path: str | None,
+    volume: str | None,
+    *,
+    uuid: str,
+    pool: Pool,
+    reporter: Reporter,
+) -> PlannedDisk:
+    """Work out what the medium of a CD-ROM drive is, and what has to be made for it.
+
+    Raises:
+        SpecError: The file can't be read.
+        NotFoundError: There is no such volume.
+    """
+    source, new = plan_medium(spec, path, volume, uuid=uuid, pool=pool, reporter=reporter)
+    if new is not None:
+        name = unused_name(pool, f"{spec.name}.{uuid}.{target}.iso")
+        new = replace(new, owned=replace(new.owned, name=name))
+        source = pool.path_of(name)
+    return PlannedDisk(source=as_source(source), format="raw", volume=new)
 
 
 def unused_name(pool: Pool, name: str) -> str:

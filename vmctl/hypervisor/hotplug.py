@@ -12,7 +12,7 @@ from lxml import etree
 
 from vmctl.errors import HypervisorError, VmctlError, WaitTimeoutError, WrongStateError
 from vmctl.hypervisor.domains import Domain
-from vmctl.hypervisor.errors import calling, translate
+from vmctl.hypervisor.errors import calling, is_code, translate
 
 __all__ = [
     "Scope",
@@ -20,6 +20,7 @@ __all__ = [
     "attach",
     "blank_source",
     "capacity",
+    "change_medium",
     "definition",
     "detach_controller",
     "detach_next",
@@ -33,6 +34,7 @@ __all__ = [
     "redefine",
     "scope_of",
     "snapshots_with",
+    "source_of",
     "update",
 ]
 
@@ -83,6 +85,17 @@ def identity_of(node: etree._Element) -> str:
 def find_node(root: etree._Element, kind: str, identity: str) -> etree._Element | None:
     """Return the device of that name, or None."""
     return next((n for n in device_nodes(root, kind) if identity_of(n) == identity), None)
+
+
+def source_of(node: etree._Element) -> str:
+    """Return what a disk or a medium is: its path on the host, or a server's; empty for nothing."""
+    source = node.find("source")
+    if source is None:
+        return ""
+    where = source.get("file") or source.get("dev")
+    if where or not source.get("protocol"):
+        return where or ""
+    return f"{source.get('protocol')}:{source.get('name', '')}"
 
 
 def alias_of(node: etree._Element) -> str:
@@ -172,6 +185,32 @@ def update(domain: Domain, xml: str, scope: Scope, *, what: str, force: bool = F
     forced = libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE if force else 0
     with calling(f"change {what} of '{domain.name}'"):
         domain.raw().updateDeviceFlags(xml, scope.flags | forced)
+
+
+def change_medium(domain: Domain, xml: str, scope: Scope, *, target: str, force: bool) -> None:
+    """Change what is in a drive.
+
+    Raises:
+        WrongStateError: The guest has locked its tray.
+    """
+    forced = libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE if force else 0
+    with calling(
+        f"change the medium in {target} of '{domain.name}'",
+        on=lambda error: _locked(domain, target, error),
+    ):
+        domain.raw().updateDeviceFlags(xml, scope.flags | forced)
+
+
+def _locked(domain: Domain, target: str, error: libvirt.libvirtError) -> VmctlError | None:
+    # QEMU can't say more than that the tray did not open.
+    if not is_code(error, libvirt.VIR_ERR_OPERATION_FAILED):
+        return None
+    return WrongStateError(
+        f"the guest of '{domain.name}' has locked the tray of {target}",
+        state=domain.state().value,
+        details=error.get_error_message() or "",
+        hint="unmount it in the guest first; --force, or force=True, opens the tray nevertheless",
+    )
 
 
 def detach_controller(domain: Domain, xml: str, scope: Scope) -> None:

@@ -15,6 +15,7 @@ from vmctl.hypervisor.hotplug import Scope
 __all__ = [
     "MemoryUse",
     "active_vcpus",
+    "attach_nic",
     "guest_vcpus",
     "memory_use",
     "no_bandwidth",
@@ -65,7 +66,23 @@ def set_bandwidth(domain: Domain, mac: str, rates: dict[str, dict[str, int]], sc
         f"limit the NIC {mac} of '{domain.name}'",
         on=lambda error: no_bandwidth(domain.name, error) if scope.now else None,
     ):
-        domain.raw().setInterfaceParameters(mac, wanted, scope.flags)
+        # libvirt takes one of the two at a time.
+        for part in (Scope(now=scope.now, later=False), Scope(now=False, later=scope.later)):
+            if part.flags:
+                domain.raw().setInterfaceParameters(mac, wanted, part.flags)
+
+
+def attach_nic(domain: Domain, xml: str, scope: Scope, mac: str, *, limited: bool) -> None:
+    """Attach a NIC.
+
+    Raises:
+        UnsupportedError: It is limited, and the host's kernel can't do that.
+    """
+    with calling(
+        f"attach the NIC {mac} to '{domain.name}'",
+        on=lambda error: no_bandwidth(domain.name, error) if limited and scope.now else None,
+    ):
+        domain.raw().attachDeviceFlags(xml, scope.flags)
 
 
 def no_bandwidth(name: str, error: libvirt.libvirtError) -> VmctlError | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vmctl.errors import UnsupportedError
 from vmctl.render.facts import FirmwareImage, HostFacts
-from vmctl.spec import Accel, Arch, CpuMode, FirmwareType, NicType, VMSpec
+from vmctl.spec import Accel, Arch, CpuMode, FirmwareType, NicSpec, NicType, VMSpec
 from vmctl.spec.profiles import Profile
 
 __all__ = ["CpuChoice", "choose_cpu", "choose_firmware", "domain_type", "refuse_unsupported"]
@@ -107,13 +107,21 @@ def refuse_unsupported(spec: VMSpec, facts: HostFacts) -> None:
         raise UnsupportedError("the host has no emulated TPM", hint="install swtpm on the host")
     if any(server.type == "spice" for server in spec.graphics) and "spice" not in facts.features:
         raise UnsupportedError("the host's QEMU has no SPICE", hint="use type: vnc")
-    if not facts.privileged:
-        for index, nic in enumerate(spec.nics):
-            if nic.type is not NicType.USER:
-                raise UnsupportedError(
-                    f"nics[{index}] joins a {nic.type}, and a session's libvirt has none",
-                    hint="write user: true for it, or connect to qemu:///system",
-                )
+    for index, nic in enumerate(spec.nics):
+        refuse_nic(nic, f"nics[{index}]", facts)
+
+
+def refuse_nic(nic: NicSpec, called: str, facts: HostFacts) -> None:
+    """Refuse a NIC that the host can't have.
+
+    Raises:
+        UnsupportedError: In one sentence, what is missing.
+    """
+    if not facts.privileged and nic.type is not NicType.USER:
+        raise UnsupportedError(
+            f"{called} joins a {nic.type}, and a session's libvirt has none",
+            hint="write user: true for it, or connect to qemu:///system",
+        )
 
 
 def _refuse_machine(spec: VMSpec, facts: HostFacts) -> None:

@@ -38,7 +38,8 @@ class HostFacts:
             (``q35``, ``pc``, ``pc-q35-7.2``).
         firmware: The UEFI images for the host's own architecture.
         tpm: Whether an emulated TPM can be given to a guest.
-        features: Names of further abilities (``spice``, ``internal-snapshot-nvram``).
+        features: Names of further abilities (``spice``, ``virtio-mem``,
+            ``internal-snapshot-nvram``).
         memory: The host's memory in bytes.
         cpus: The host's number of processors.
         privileged: Whether it is the system's libvirt; a session's has no networks of its own.

@@ -1,0 +1,356 @@
+"""NICs of a machine: listed, attached, detached, their cables and limits, while it runs or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lxml import etree
+
+from vmctl import power
+from vmctl.changes import carry_out, changing
+from vmctl.devices.disk_detaching import DETACH_SECONDS
+from vmctl.devices.machine import not_live, port_problem, recorded, spec_of, with_drives
+from vmctl.errors import NotFoundError, UnsupportedError
+from vmctl.hypervisor import hotplug, networks, tuning
+from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.hotplug import Scope
+from vmctl.hypervisor.metadata import Pending
+from vmctl.progress import ProgressCallback, Reporter
+from vmctl.render.attached import render_nic
+from vmctl.render.choices import refuse_nic
+from vmctl.render.domain import with_macs
+from vmctl.render.facts import HostFacts
+from vmctl.render.templates import Templates
+from vmctl.spec import BandwidthSpec, LinkState, NicSpec, VMSpec
+
+__all__ = [
+    "AttachedNic",
+    "Nics",
+    "attach_nic",
+    "detach_nic",
+    "limit_nic",
+    "list_nics",
+    "set_link",
+    "why_not_attached_live",
+    "why_not_detached_live",
+]
+
+_LINK_AFTER = ("bandwidth", "target", "model", "source", "mac")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachedNic:
+    """A NIC of a machine.
+
+    Attributes:
+        mac: Its MAC address, by which it is called.
+        type: ``network``, ``bridge`` or ``user``.
+        source: The network or the bridge; empty in user mode.
+        model: The hardware that the guest sees.
+        link: ``up`` or ``down``.
+        bandwidth: ``inbound`` and ``outbound`` to ``average``, ``peak`` and ``burst``, in KiB.
+        now: Whether the running machine has it; False for a machine that is off.
+        later: Whether the machine has it at its next start.
+    """
+
+    mac: str
+    type: str
+    source: str
+    model: str
+    link: str = "up"
+    bandwidth: dict[str, dict[str, int]] = field(default_factory=dict)
+    now: bool = False
+    later: bool = True
+
+
+def list_nics(domain: Domain) -> Sequence[AttachedNic]:
+    """Return the NICs that the machine has now, or will have at its next start."""
+    later = _nodes(domain, later=True)
+    now = _nodes(domain, later=False) if domain.is_active() else {}
+    return [
+        _describe(mac, node, now=mac in now, later=mac in later)
+        for mac, node in {**later, **now}.items()
+    ]
+
+
+def _nodes(domain: Domain, *, later: bool) -> dict[str, etree._Element]:
+    nodes = hotplug.device_nodes(hotplug.definition(domain, later=later), "interface")
+    return {hotplug.identity_of(node): node for node in nodes}
+
+
+def _describe(mac: str, node: etree._Element, *, now: bool, later: bool) -> AttachedNic:
+    source, model, link = (node.find(tag) for tag in ("source", "model", "link"))
+    rates = node.find("bandwidth")
+    return AttachedNic(
+        mac=mac,
+        type=node.get("type", ""),
+        source=""
+        if source is None
+        else source.get("network") or source.get("bridge") or source.get("dev") or "",
+        model="" if model is None else model.get("type", ""),
+        link="up" if link is None else link.get("state", "up"),
+        bandwidth={}
+        if rates is None
+        else {
+            str(way.tag): {str(name): int(value) for name, value in way.attrib.items()}
+            for way in rates
+        },
+        now=now,
+        later=later,
+    )
+
+
+def _find(domain: Domain, mac: str) -> AttachedNic:
+    nics = list_nics(domain)
+    wanted = mac.lower().replace("-", ":")
+    for nic in nics:
+        if nic.mac == wanted:
+            return nic
+    have = ", ".join(nic.mac for nic in nics) or "none"
+    raise NotFoundError(f"'{domain.name}' has no NIC '{mac[:80]}'", hint=f"its NICs are: {have}")
+
+
+def why_not_attached_live(domain: Domain) -> str | None:
+    """Return why no NIC can be attached to the running machine; None if one can."""
+    return port_problem(domain.name, hotplug.definition(domain, later=False))
+
+
+def attach_nic(
+    domain: Domain,
+    nic: NicSpec,
+    *,
+    facts: HostFacts,
+    templates: Templates | None = None,
+    next_start: bool = False,
+    progress: ProgressCallback | None = None,
+) -> AttachedNic:
+    """Attach a NIC: to the running machine, and for its next start.
+
+    The guest sets it up as it sets up any new NIC: cloud-init is over, so a static address in the
+    spec is recorded, and not set.
+
+    Args:
+        domain: The machine.
+        nic: What it is.
+        facts: What the host can do.
+        templates: Templates to use instead of the default ones.
+        next_start: Whether a running machine gets it when it is started the next time only.
+        progress: Told of the one phase, ``attach``.
+
+    Raises:
+        SpecError: The machine can have no such NIC.
+        UnsupportedError: The running machine can't get it, or the host can't have it.
+        NotFoundError: There is no such network.
+        ConflictError: Somebody else is at work on the machine.
+    """
+    with changing(domain) as record:
+        before = spec_of(record)
+        spec = with_macs(with_drives(before, nics=(*before.nics, nic)), domain.uuid)
+        new = spec.nics[-1]
+        refuse_nic(new, "the new NIC", facts)
+        if new.network is not None:
+            networks.is_active(domain.connection, new.network)
+        scope = hotplug.scope_of(domain, next_start=next_start)
+        problem = why_not_attached_live(domain) if scope.now else None
+        if problem is not None:
+            raise not_live(problem)
+        xml = render_nic(new, templates=templates)
+        mac = new.mac or ""
+
+        def act() -> None:
+            if new.network is not None and scope.now:
+                networks.ensure_active(domain.connection, new.network)
+            with Reporter(domain.name, progress).phase("attach"):
+                tuning.attach_nic(domain, xml, scope, mac, limited=new.bandwidth is not None)
+
+        carry_out(domain, Pending(device=mac, present=True, spec=recorded(spec, record)), act)
+        if scope.now and new.forwards:
+            power.apply_forwards(domain, recorded(spec, record))
+    return _find(domain, mac)
+
+
+def why_not_detached_live(domain: Domain) -> str | None:
+    """Return why no NIC can be detached from the running machine; None if one can."""
+    if domain.state() is State.PAUSED:
+        return f"'{domain.name}' is paused: its guest can't let go of a NIC"
+    return None
+
+
+def detach_nic(
+    domain: Domain,
+    mac: str,
+    *,
+    next_start: bool = False,
+    timeout: float = DETACH_SECONDS,
+    progress: ProgressCallback | None = None,
+) -> AttachedNic:
+    """Detach a NIC: from the running machine, when its guest lets go, and for its next start.
+
+    Args:
+        domain: The machine.
+        mac: The NIC's MAC address.
+        next_start: Whether a running machine keeps it until then.
+        timeout: Seconds that the guest has to let go of it.
+        progress: Told of the one phase, ``detach``.
+
+    Returns:
+        What it was.
+
+    Raises:
+        NotFoundError: There is no such NIC.
+        WrongStateError: The guest refused to let go of it.
+        WaitTimeoutError: The guest did not answer. It may still do so: detach it again then.
+        UnsupportedError: The running machine can't lose it before its next start.
+    """
+    with changing(domain) as record:
+        nic = _find(domain, mac)
+        scope = hotplug.scope_of(domain, next_start=next_start)
+        problem = why_not_detached_live(domain) if scope.now and nic.now else None
+        if problem is not None:
+            raise not_live(problem)
+        spec = with_macs(spec_of(record), domain.uuid)
+        rest = tuple(entry for entry in spec.nics if entry.mac != nic.mac)
+        changed = recorded(with_drives(spec, nics=rest), record)
+
+        def act() -> None:
+            with Reporter(domain.name, progress).phase("detach") as phase:
+                if scope.now:
+                    phase.update("waiting for the guest to let go of it")
+                    hotplug.detach_now(domain, "interface", nic.mac, timeout=timeout)
+                hotplug.detach_next(domain, "interface", nic.mac)
+
+        carry_out(domain, Pending(device=nic.mac, present=False, spec=changed), act)
+    return nic
+
+
+def set_link(domain: Domain, mac: str, *, up: bool, next_start: bool = False) -> AttachedNic:
+    """Plug a NIC's cable in or out, as the guest sees it.
+
+    Args:
+        domain: The machine.
+        mac: The NIC's MAC address.
+        up: Whether the cable is in.
+        next_start: Whether a running machine goes on as it is until then.
+
+    Raises:
+        NotFoundError: There is no such NIC.
+    """
+    state = LinkState.UP if up else LinkState.DOWN
+    with changing(domain) as record:
+        nic = _find(domain, mac)
+        scope = hotplug.scope_of(domain, next_start=next_start)
+        for later in (False, True):
+            node = _nodes(domain, later=later).get(nic.mac)
+            if node is None or not (later or scope.now):
+                continue
+            hotplug.update(
+                domain,
+                _with_link(node, state),
+                Scope(now=not later, later=later),
+                what=f"the NIC {nic.mac}",
+            )
+        domain.update_record(
+            spec=recorded(_changed(spec_of(record), domain, nic.mac, link=state), record)
+        )
+    return _find(domain, mac)
+
+
+def _with_link(node: etree._Element, state: LinkState) -> str:
+    link = node.find("link")
+    if link is None:
+        link = etree.SubElement(node, "link")
+    link.set("state", state.value)
+    return etree.tostring(node, encoding="unicode")
+
+
+def _changed(spec: VMSpec, domain: Domain, mac: str, **changes: object) -> VMSpec:
+    known = with_macs(spec, domain.uuid)
+    nics = tuple(nic.model_copy(update=changes) if nic.mac == mac else nic for nic in known.nics)
+    return known.model_copy(update={"nics": nics})
+
+
+def limit_nic(
+    domain: Domain, mac: str, bandwidth: BandwidthSpec | None, *, next_start: bool = False
+) -> AttachedNic:
+    """Limit what a NIC may carry; all of its limits are replaced by these.
+
+    Args:
+        domain: The machine.
+        mac: The NIC's MAC address.
+        bandwidth: The limits; None takes them all away.
+        next_start: Whether a running machine goes on as it is until then.
+
+    Raises:
+        NotFoundError: There is no such NIC.
+        UnsupportedError: It is a user-mode NIC, or the host's kernel can't limit one.
+    """
+    with changing(domain) as record:
+        nic = _find(domain, mac)
+        if nic.type == "user" and bandwidth is not None:
+            raise UnsupportedError(
+                f"{nic.mac} of '{domain.name}' is a user-mode NIC, which can't be limited",
+                hint="attach one that joins a network or a bridge",
+            )
+        scope = hotplug.scope_of(domain, next_start=next_start)
+        rates = {} if bandwidth is None else bandwidth.model_dump(exclude_none=True)
+        if nic.type != "user":
+            tuning.set_bandwidth(domain, nic.mac, rates, Scope(now=scope.now and nic.now))
+        changed = _changed(spec_of(record), domain, nic.mac, bandwidth=bandwidth)
+        domain.update_record(spec=recorded(changed, record))
+    return _find(domain, mac)
+
+
+class Nics:
+    """The NICs of one machine; one is called by its MAC address.
+
+    Each change is made to the running machine and to the definition of its next start, and vmctl's
+    record says the same afterwards.
+    """
+
+    def __init__(
+        self, domain: Domain, *, facts: HostFacts, templates: Templates | None = None
+    ) -> None:
+        self._domain = domain
+        self._facts = facts
+        self._templates = templates
+
+    def list(self) -> Sequence[AttachedNic]:
+        """Return the NICs that it has now, or will have at its next start."""
+        return list_nics(self._domain)
+
+    def attach(
+        self, nic: NicSpec, *, next_start: bool = False, progress: ProgressCallback | None = None
+    ) -> AttachedNic:
+        """Attach a NIC; see `vmctl.devices.nics.attach_nic` for what it raises."""
+        return attach_nic(
+            self._domain,
+            nic,
+            facts=self._facts,
+            templates=self._templates,
+            next_start=next_start,
+            progress=progress,
+        )
+
+    def detach(
+        self,
+        mac: str,
+        *,
+        next_start: bool = False,
+        timeout: float = DETACH_SECONDS,
+        progress: ProgressCallback | None = None,
+    ) -> AttachedNic:
+        """Detach a NIC; see `vmctl.devices.nics.detach_nic` for what it raises."""
+        return detach_nic(
+            self._domain, mac, next_start=next_start, timeout=timeout, progress=progress
+        )
+
+    def set_link(self, mac: str, *, up: bool, next_start: bool = False) -> AttachedNic:
+        """Plug its cable in or out, as the guest sees it."""
+        return set_link(self._domain, mac, up=up, next_start=next_start)
+
+    def set_bandwidth(
+        self, mac: str, bandwidth: BandwidthSpec | None, *, next_start: bool = False
+    ) -> AttachedNic:
+        """Limit what it may carry; None takes all limits away."""
+        return limit_nic(self._domain, mac, bandwidth, next_start=next_start)
