@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 from lxml import etree
@@ -135,7 +136,12 @@ class Snapshots:
         self._forget_connection()
         with Reporter(self._domain.name, progress).phase("revert"):
             backend.revert(self._domain, name)
-        # The snapshot brought back the metadata of its time; what vmctl knows now is newer.
+        # The snapshot brought back the metadata of its time; what vmctl knows now is newer, but for
+        # the devices, which are those of that time again.
+        then = self._domain.record()
+        if then is not None:
+            owned = tuple(dict.fromkeys((*record.volumes, *then.volumes)))
+            record = replace(record, spec=then.spec, volumes=owned)
         self._domain.write_record(record)
         if self._domain.is_active():
             power.apply_forwards(self._domain, record.spec)

@@ -36,6 +36,11 @@ _SECTIONS = {
         "pause": f"{_PACKAGE}.power:pause",
         "resume": f"{_PACKAGE}.power:resume",
     },
+    "Devices": {
+        "disk": f"{_PACKAGE}.disk:disk",
+        "nic": f"{_PACKAGE}.nic:nic",
+        "cdrom": f"{_PACKAGE}.cdrom:cdrom",
+    },
     "Inside the guest": {
         "wait": f"{_PACKAGE}.guest:wait",
         "ssh": f"{_PACKAGE}.guest:ssh",

@@ -17,6 +17,7 @@ from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.hotplug import Scope
 from vmctl.hypervisor.metadata import OwnedVolume, Pending, Record
 from vmctl.hypervisor.pools import open_pool
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.render.attached import render_medium
 from vmctl.render.sources import DiskSource
@@ -195,7 +196,7 @@ def _drop(domain: Domain, medium: OwnedVolume) -> None:
     used = any(path in {drive.source, drive.now} for drive in list_cdroms(domain))
     if used or hotplug.snapshots_with(domain, path):
         return
-    open_pool(domain.connection, medium.pool).delete(medium.name)
+    StoredVolume(domain.connection, medium.pool, medium.name).delete()
     record = domain.record()
     if record is not None:
         kept = tuple(entry for entry in record.volumes if entry != medium)

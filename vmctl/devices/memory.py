@@ -36,6 +36,8 @@ _REPORT_SECONDS = 15.0
 _BLOCK = 2 << 20
 # What a Linux guest takes memory in; a DIMM that is no multiple of it is of no use to it.
 _DIMM_STEP = 128 << 20
+# A guest that has given nothing back for so long has what is left in use.
+_STUCK_SECONDS = 10.0
 # What a guest needs above what it uses just now.
 _RESERVE = 16 << 20
 
@@ -218,13 +220,17 @@ class _Change:
         before = _read(self._domain)
         if size < before.total:
             self._refuse_too_little(size, before)
+        extra = max(0, size - before.base)
         try:
-            if size <= before.base:
-                self._request(before, 0)
-                self._inflate(size)
+            if size < before.total or not extra:
+                # Some of it may hold what the guest's kernel can't move: then the balloon takes as
+                # much of the rest.
+                given = self._shrink(before, extra)
+                if given >= size:
+                    self._gave_up(given, extra, "its virtio-mem driver")
+                self._inflate(min(before.base, size - given))
                 return
             self._inflate(before.base)
-            extra = size - before.base
             if before.device is not None:
                 self._request(before, -(-extra // _BLOCK) * _BLOCK)
             elif model == "dimm":
@@ -317,6 +323,24 @@ class _Change:
 
         if self._until(reached, self._deadline) is None:
             self._gave_up(_read(self._domain).given, extra, "its virtio-mem driver")
+
+    def _shrink(self, state: _State, extra: int) -> int:
+        """Have the guest use no more of the device than that; returns what it still uses."""
+        if state.device is None or state.given <= extra:
+            return state.given
+        self._ask(state.device, -(-extra // _BLOCK) * _BLOCK)
+        given, since = state.given, time.monotonic()
+
+        def settled() -> MemoryUse | None:
+            nonlocal given, since
+            now = _read(self._domain).given
+            if now != given:
+                given, since = now, time.monotonic()
+            stuck = time.monotonic() - since > _STUCK_SECONDS
+            return tuning.memory_use(self._domain) if stuck or given <= extra else None
+
+        self._until(settled, self._deadline)
+        return given
 
     def _ask(self, device: etree._Element, extra: int) -> None:
         for node in device.findall("target/requested"):

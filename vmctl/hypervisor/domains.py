@@ -23,6 +23,7 @@ from vmctl.errors import (
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.metadata import KEY, NAMESPACE, Record
+from vmctl.hypervisor.shaping import no_bandwidth
 
 __all__ = ["ADDRESS_SOURCES", "STATES", "DiskFile", "Domain", "State", "record_of"]
 
@@ -165,9 +166,19 @@ class Domain:
     # -- power ------------------------------------------------------------------------------------
 
     def start(self, *, paused: bool = False) -> None:
-        """Start it; paused, its processors don't run until it is resumed."""
-        with self._calling("start") as raw:
+        """Start it; paused, its processors don't run until it is resumed.
+
+        Raises:
+            UnsupportedError: A NIC of it is limited, and the host's kernel can't do that.
+        """
+        raw = self.raw()
+        with calling(f"start the machine '{self.name}'", on=self._not_started):
             raw.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+
+    def _not_started(self, error: libvirt.libvirtError) -> VmctlError | None:
+        limited = etree.fromstring(self.xml(inactive=True)).find("devices/interface/bandwidth")
+        shaping = None if limited is None else no_bandwidth(self.name, error)
+        return shaping or self._wrong_state(error)
 
     def shutdown(self) -> None:
         """Press the ACPI power button."""

@@ -181,7 +181,7 @@ def _features(raw: Any, limits: etree._Element) -> frozenset[str]:
     # https://libvirt.org/news.html#v10-10-0-2024-12-02
     if _version(raw.getLibVersion()) >= (10, 10, 0):
         found.add("internal-snapshot-nvram")
-    # https://libvirt.org/news.html#v7-9-0-2021-11-01, and QEMU 5.1 for PCI on x86-64.
-    if _version(raw.getLibVersion()) >= (7, 9, 0) and _version(raw.getVersion()) >= (5, 1, 0):
+    # https://libvirt.org/news.html#v7-9-0-2021-11-01; QEMU has it since 5.1.
+    if _version(raw.getLibVersion()) >= (7, 9, 0):
         found.add("virtio-mem")
     return frozenset(found)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import libvirt
 
-from vmctl.errors import HypervisorError, UnsupportedError, VmctlError
+from vmctl.errors import HypervisorError, UnsupportedError
 from vmctl.hypervisor.domains import Domain
-from vmctl.hypervisor.errors import calling, is_code
+from vmctl.hypervisor.errors import calling
 from vmctl.hypervisor.hotplug import Scope
+from vmctl.hypervisor.shaping import no_bandwidth
 
 __all__ = [
     "MemoryUse",
@@ -18,7 +19,6 @@ __all__ = [
     "attach_nic",
     "guest_vcpus",
     "memory_use",
-    "no_bandwidth",
     "set_balloon",
     "set_bandwidth",
     "set_guest_vcpus",
@@ -83,19 +83,6 @@ def attach_nic(domain: Domain, xml: str, scope: Scope, mac: str, *, limited: boo
         on=lambda error: no_bandwidth(domain.name, error) if limited and scope.now else None,
     ):
         domain.raw().attachDeviceFlags(xml, scope.flags)
-
-
-def no_bandwidth(name: str, error: libvirt.libvirtError) -> VmctlError | None:
-    """Return the error for a host that can't limit a NIC; libvirt only says that ``tc`` failed."""
-    if not is_code(error, libvirt.VIR_ERR_INTERNAL_ERROR):
-        return None
-    return UnsupportedError(
-        f"the host could not set the bandwidth of a NIC of '{name}': its kernel seems to lack "
-        "what shapes traffic",
-        details=error.get_error_message() or "",
-        hint="load the kernel modules sch_htb, sch_sfq, sch_ingress and act_police on the host, "
-        "or leave bandwidth out",
-    )
 
 
 # -- processors -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from vmctl.hypervisor.claims import Claim
-from vmctl.hypervisor.metadata import NAMESPACE, OwnedVolume, Phase, Record, Role
+from vmctl.hypervisor.metadata import NAMESPACE, OwnedVolume, Pending, Phase, Record, Role
 
 # What XML 1.0 can hold; the spec refuses anything else before it gets here.
 _texts = st.text(
@@ -25,18 +25,18 @@ _claims = st.none() | st.builds(
     token=_texts,
     expires=_numbers,
 )
+_volumes = st.builds(OwnedVolume, pool=_texts, name=_texts, role=st.sampled_from(Role))
+_specs = st.dictionaries(
+    st.text(max_size=5), st.recursive(st.text(max_size=9) | st.integers(), st.lists), max_size=3
+)
 _records = st.builds(
     Record,
     uuid=_texts,
     phase=st.sampled_from(Phase),
     created=_texts,
     owner=_texts,
-    spec=st.dictionaries(
-        st.text(max_size=5), st.recursive(st.text(max_size=9) | st.integers(), st.lists), max_size=3
-    ),
-    volumes=st.lists(
-        st.builds(OwnedVolume, pool=_texts, name=_texts, role=st.sampled_from(Role)), max_size=3
-    ).map(tuple),
+    spec=_specs,
+    volumes=st.lists(_volumes, max_size=3).map(tuple),
     bases=_images,
     brought=_images,
     started_networks=st.lists(_texts, max_size=2).map(tuple),
@@ -47,6 +47,17 @@ _records = st.builds(
     exported_by=_claims,
     before=st.none() | st.sampled_from(Phase),
     woken=st.booleans(),
+    pending=st.none()
+    | st.builds(
+        Pending,
+        device=_texts,
+        present=st.booleans(),
+        spec=_specs,
+        made=st.none() | _volumes,
+        base=st.none() | st.tuples(_texts, _texts),
+        gone=st.none() | _volumes,
+        deletes=st.booleans(),
+    ),
 )
 
 
