@@ -154,6 +154,52 @@ def test_a_pool_that_fills_up_meanwhile(
         other.import_machine(source, name="faulty").delete()
 
 
+@pytest.fixture
+def small_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder of the client's with little room."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "small", str(folder)]
+    subprocess.run(mount, check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_client_whose_disk_fills_up(
+    host: vmctl.Host, tmp_path: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = disk(tmp_path / "whole.qcow2", "qcow2")
+    vm = host.import_machine(source, name="faulty")
+    before = snapshot_of_host(host)
+
+    def fill(report: vmctl.Progress) -> None:
+        full = small_folder / "full"
+        if report.detail.startswith(("downloading", "unpacking")) and not full.exists():
+            room = os.statvfs(small_folder)
+            full.write_bytes(bytes((room.f_bavail - 8) * room.f_bsize))
+
+    # In the end the file is as large as the disk; on its way the disk is there twice.
+    for target, temporary in ((small_folder, tmp_path), (tmp_path, small_folder)):
+        monkeypatch.setenv("TMPDIR", str(temporary))
+        with pytest.raises(vmctl.ResourceError, match="there is no room for"):
+            vm.export(target / "x.vmctl", format="bundle", progress=fill)
+        assert not (target / "x.vmctl").exists()
+        (small_folder / "full").unlink()
+        assert [path for path in small_folder.rglob("*") if path.is_file()] == []
+        assert vm._record().exported_by is None
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(vmctl.ResourceError, match="can't write to the folder"):
+        vm.export(Path("/proc/x.qcow2"))
+    path = bundle(tmp_path, source)
+    monkeypatch.setenv("TMPDIR", str(small_folder))
+    with pytest.raises(vmctl.ResourceError, match="there is no room for"):
+        host.import_machine(path, name="faulty-b", progress=fill)
+    assert snapshot_of_host(host) == before
+    vm.delete()
+
+
 def die_at(host: private.PrivateHost, at: int, *what: str) -> tuple[int, str]:
     """Run the client that kills itself; returns its status and what it said last."""
     client = [sys.executable, "-m", "tests.integration.killing_client"]

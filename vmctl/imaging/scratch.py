@@ -6,6 +6,7 @@ works in it; one that isn't was left by a process that was killed, and goes when
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
@@ -23,11 +24,13 @@ __all__ = [
     "abandoned",
     "folder_beside",
     "refuse_without_room",
+    "saying_when_full",
     "scratch_folder",
     "scratch_root",
     "working_folder",
 ]
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LOCK = "lock"
 SCRATCH = "run-"
 """What the names of scratch folders begin with."""
@@ -160,6 +163,25 @@ def _abandoned(root: Path, prefix: str) -> Iterator[Path]:
                 yield folder
         finally:
             os.close(lock)
+
+
+@contextmanager
+def saying_when_full(what: str) -> Iterator[None]:
+    """Say in vmctl's words that a file system filled up while the block wrote to it.
+
+    Raises:
+        ResourceError: It did.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise ResourceError(
+            f"there is no room for {what} any more",
+            details=error.strerror or str(error),
+            hint="make room there, or set TMPDIR to a folder with more of it",
+        ) from error
 
 
 def refuse_without_room(folder: Path, size: int, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from vmctl.errors import (
     ConflictError,
     NotFoundError,
+    ResourceError,
     UnsupportedError,
     UsageError,
     WrongStateError,
@@ -25,7 +26,7 @@ from vmctl.imaging.bundle import BundledFile, Manifest, Writer
 from vmctl.imaging.flattening import flatten
 from vmctl.imaging.inspection import inspect
 from vmctl.imaging.ovf_writing import ExportedDisk, describe_machine, write_ova
-from vmctl.imaging.scratch import folder_beside, scratch_folder
+from vmctl.imaging.scratch import folder_beside, saying_when_full, scratch_folder
 from vmctl.progress import Phase, ProgressCallback, Reporter
 from vmctl.spec import DiskBus, VMSpec
 from vmctl.transfer.source import OFF, Layer, Watched
@@ -78,6 +79,7 @@ def export(
             f"{form} can't be written as a stream", hint="name a file, or export a bundle"
         )
     with (
+        saying_when_full(f"the disks of '{domain.name}'"),
         Reporter(domain.name, progress).phase("export") as phase,
         scratch_folder() as scratch,
         _place(target, replace=replace) as place,
@@ -142,9 +144,9 @@ def _appearing(target: Path, *, replace: bool) -> Iterator[Path]:
         raise ConflictError(
             f"there is a file {str(target)!r} already", hint="choose another name, or replace it"
         )
-    with folder_beside(target) as folder:
-        part = folder / "part"
+    with _beside(target) as part:
         yield part
+        _sync(part)
         if part.is_dir() and os.path.lexists(target):
             raise ConflictError(
                 f"there is a file {str(target)!r} already, and several disks make a folder",
@@ -154,6 +156,30 @@ def _appearing(target: Path, *, replace: bool) -> Iterator[Path]:
             part.replace(target)
         else:
             _move_anew(part, target)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(folder_beside(target))
+        except OSError as error:
+            raise ResourceError(
+                f"can't write to the folder {str(target.parent)!r}",
+                details=error.strerror or str(error),
+                hint="choose a folder that this user may write to, and that has room",
+            ) from error
+        yield folder / "part"
+
+
+def _sync(part: Path) -> None:
+    """Wait until it is on the disk: the machine may be deleted next."""
+    for path in (*part.glob("*"), part):
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _move_anew(part: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from vmctl.imaging import bundle, ova
 from vmctl.imaging.inspection import Image, inspect
 from vmctl.imaging.qemu_img import run_limited
 from vmctl.imaging.reading import opened, reading
-from vmctl.imaging.scratch import scratch_folder
+from vmctl.imaging.scratch import saying_when_full, scratch_folder
 from vmctl.plan import Imported
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.spec import VMSpec
@@ -60,7 +60,7 @@ def import_machine(
         if review is not None:
             review(found)
         with scratch_folder() as scratch:
-            with reporter.phase("image") as phase:
+            with reporter.phase("image") as phase, saying_when_full(f"the disks of {label!r}"):
                 disks = opened.disks(scratch, phase)
                 wanted, files = _fit(found.spec, disks)
             _refuse_without_room(files, around)
