@@ -50,20 +50,22 @@ def moving(
 
 
 @pytest.fixture(scope="module")
-def stopped(host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
-    """A machine that is off, for the tests that leave it so."""
-    vm = host.launch(
-        vmctl.VMSpec.model_validate(
-            {
-                "name": f"s{uuid.uuid4().hex[:8]}",
-                "image": micro_image,
-                "memory": "192MiB",
-                "nics": [{"user": True}],
-            }
-        )
+def stopped(host: vmctl.Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[vmctl.VM]:
+    """A machine that is off, with a disk of data and no guest, for the tests that leave it so."""
+    folder = tmp_path_factory.mktemp("disk")
+    (folder / "raw").write_bytes(os.urandom(8 << 20))
+    command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2"]
+    subprocess.run([*command, str(folder / "raw"), str(folder / "qcow2")], check=True)
+    spec = vmctl.VMSpec.model_validate(
+        {
+            "name": f"s{uuid.uuid4().hex[:8]}",
+            "memory": "64MiB",
+            "disks": [{"size": "16MiB"}],
+            "nics": [],
+        }
     )
+    vm = host.import_machine(folder / "qcow2", spec=spec)
     try:
-        vm.stop(timeout=30)
         yield vm
     finally:
         vm.delete()
@@ -168,11 +170,14 @@ def test_a_bundle_through_a_pipe_beside_its_original(host: vmctl.Host, moving: v
 
 
 def test_a_machine_that_runs_is_not_exported(
-    host: vmctl.Host, moving: vmctl.VM, tmp_path: Path
+    host: vmctl.Host, still: vmctl.VM, tmp_path: Path
 ) -> None:
-    moving.start()
-    with pytest.raises(vmctl.WrongStateError, match="its disks change"):
-        moving.export(tmp_path / "moved.qcow2")
+    still.start()
+    try:
+        with pytest.raises(vmctl.WrongStateError, match="its disks change"):
+            still.export(tmp_path / "moved.qcow2")
+    finally:
+        still.stop(timeout=0, force=True)
     assert not (tmp_path / "moved.qcow2").exists()
 
 
@@ -315,10 +320,10 @@ def test_targets_that_are_there_and_names_that_are_taken(
 
 
 def test_an_import_that_was_killed_is_found_by_gc(
-    private_host: private.PrivateHost, host: vmctl.Host, moving: vmctl.VM, tmp_path: Path
+    private_host: private.PrivateHost, host: vmctl.Host, still: vmctl.VM, tmp_path: Path
 ) -> None:
     path = tmp_path / "moved.vmctl"
-    moving.export(path, format="bundle")
+    still.export(path, format="bundle")
     before = pool_volumes(host)
     program = (
         "import os, signal, vmctl\n"
@@ -326,15 +331,15 @@ def test_an_import_that_was_killed_is_found_by_gc(
         "    if progress.phase == 'disks' and (progress.fraction or 0) > 0.3:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         f"with vmctl.connect('private:{private_host.name}') as host:\n"
-        f"    host.import_machine({str(path)!r}, name='{moving.name}-b', progress=die)\n"
+        f"    host.import_machine({str(path)!r}, name='{still.name}-b', progress=die)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
     assert pool_volumes(host) != before
-    assert [entry.name for entry in host.gc()] == [f"{moving.name}-b"]
+    assert [entry.name for entry in host.gc()] == [f"{still.name}-b"]
     assert pool_volumes(host) == before
     # What it had unpacked on the client goes with the next one.
-    moving.export(tmp_path / "again.vmctl", format="bundle")
+    still.export(tmp_path / "again.vmctl", format="bundle")
 
 
 def test_a_pool_that_is_too_full(
