@@ -16,7 +16,7 @@ __all__ = ["Seen", "cache_folder", "recall", "remember"]
 # A file that was written a moment ago may be written again within the clock's grain.
 _GRAIN_NS = 2_000_000_000
 # Raised whenever the inspection learns to refuse more: what it let pass before is looked at again.
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Seen:
 
     Attributes:
         digest: SHA-256 of the file, in hexadecimal.
-        format: qemu-img's name of the format.
+        format: One of `vmctl.imaging.inspection.FORMATS`.
         virtual_size: Bytes a guest sees.
         recognised: Whether the format was seen in the file; False for raw bytes that were declared.
     """

@@ -48,7 +48,7 @@ def check(path: Path, kind: str, ends: Ends) -> int | None:
     match kind:
         case "qcow2":
             return _check_qcow2(path, ends.head)
-        case "vpc":
+        case "vhd":
             return _check_vhd(path, ends)
         case "vdi":
             _check_vdi(path, ends)

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Image", "inspect"]
 
-FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vpc", "vhdx")
-"""The formats that are taken in, by qemu-img's names."""
+FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhd", "vhdx")
+"""The formats that are taken in, by the names that people call them."""
 
 _CHUNK = 1024 * 1024
 # More than any disk that a guest here could have; qemu-img itself stops at 8 EiB.
 _MAX_VIRTUAL_SIZE = 1 << 50
 _SECTOR = 512
-# oslo.utils' names for what qemu-img calls otherwise.
-_QEMU_NAMES = {"vhd": "vpc"}
+# qemu-img's name for what everybody else, oslo.utils included, calls otherwise.
+_OTHER_NAMES = {"vpc": "vhd"}
 # What a raw disk may begin with: a partition table, a file system for CDs, an encrypted volume.
 _RAW_CONTENT = {"raw", "gpt", "iso", "luks"}
 _HINT_DAMAGED = "get it again, and compare its checksum"
@@ -47,7 +47,7 @@ class Image:
 
     Attributes:
         path: Where it lies, on the client.
-        format: qemu-img's name of its format: one of `FORMATS`.
+        format: Its format, one of `FORMATS`.
         size: Bytes of the file.
         virtual_size: Bytes a guest sees.
         digest: SHA-256 of the file, in hexadecimal.
@@ -79,9 +79,10 @@ def inspect(
         ImageError: It can't be read, is not what it is declared to be, or is not safe to be opened.
     """
     file = Path(path).expanduser()
-    if format is not None and format not in FORMATS:
+    declared = None if format is None else _OTHER_NAMES.get(format, format)
+    if declared is not None and declared not in FORMATS:
         raise ImageError(
-            f"{format!r} is no image format that is taken in",
+            f"{declared!r} is no image format that is taken in",
             hint=f"those are: {', '.join(FORMATS)}",
         )
     with opened(file, "image file") as handle:
@@ -91,7 +92,7 @@ def inspect(
             with reading(file, "image file"):
                 seen = _read(file, handle, status.st_size, phase)
             digests.remember(file, status, seen)
-    _refuse_other_format(file, seen, format)
+    _refuse_other_format(file, seen, declared)
     return Image(
         path=file,
         format=seen.format,
@@ -132,10 +133,7 @@ def _read(file: Path, handle: BinaryIO, size: int, phase: Phase | None) -> Seen:
         if phase is not None:
             phase.update("looking at it", done / max(size, 1))
     wrapper.close()
-    inspectors: Found = {
-        _QEMU_NAMES.get(inspector.NAME, inspector.NAME): inspector
-        for inspector in wrapper.formats or ()
-    }
+    inspectors: Found = {inspector.NAME: inspector for inspector in wrapper.formats or ()}
     kind, virtual_size = _judge(file, inspectors, headers.Ends(head, tail, done))
     if not 0 < virtual_size <= _MAX_VIRTUAL_SIZE:
         raise ImageError(
@@ -154,7 +152,7 @@ def _judge(file: Path, found: Found, ends: headers.Ends) -> tuple[str, int]:
     """Return the format and the virtual size, or refuse the file."""
     if headers.is_fixed_vhd(ends):
         # Its only header is at its end, where oslo.utils does not look.
-        found["vpc"] = None
+        found["vhd"] = None
         found.pop("raw", None)
     kinds = sorted(set(found) - _RAW_CONTENT)
     if len(kinds) > 1 or (kinds and len(found) > 1 and None not in found.values()):

@@ -288,7 +288,7 @@ class _Reader:
 
 
 def _disk_format(uri: str) -> str:
-    for word, name in (("vhdx", "vhdx"), ("vhd", "vpc"), ("virtualhd", "vpc"), ("vdi", "vdi")):
+    for word, name in (("vhdx", "vhdx"), ("vhd", "vhd"), ("virtualhd", "vhd"), ("vdi", "vdi")):
         if word in uri.lower():
             return name
     return "vmdk"

@@ -30,6 +30,8 @@ _BYTES_A_SECOND = 4 << 20
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 # Of these qemu-img can say whether all that they point to is there.
 _CHECKED = frozenset({"qcow2", "vmdk", "vhdx"})
+# qemu-img's names for what everybody else calls otherwise.
+_DRIVERS = {"vhd": "vpc"}
 CONVERTING = ".vmctl-converting-"
 """What the names of the folders begin with that conversions are at work in."""
 
@@ -54,7 +56,7 @@ def convert(
     Args:
         image: What `inspect` found.
         target: The file to write; one that is there is replaced.
-        format: Its format, by qemu-img's name.
+        format: Its format.
         compress: Whether to compress it, where the format can.
         options: What follows qemu-img's ``-o``.
         phase: Told how far it is.
@@ -68,7 +70,7 @@ def convert(
     target = target.absolute()
     with working_folder(target.parent, CONVERTING) as folder:
         part = folder / "part"
-        command = ["convert", "-p", "-O", format]
+        command = ["convert", "-p", "-O", _DRIVERS.get(format, format)]
         command += ["-c"] if compress else []
         command += ["-o", options] if options else []
         # An absolute path is never taken for a protocol (`nbd:`, `json:`).
@@ -123,7 +125,8 @@ def check_whole(image: Image) -> None:
 def _source(image: Image) -> str:
     """Return what qemu-img shall open: the file in its format, and nothing that it may name."""
     file = {"driver": "file", "filename": str(image.path.absolute())}
-    node: dict[str, Any] = {"driver": image.format, "file": file}
+    driver = _DRIVERS.get(image.format, image.format)
+    node: dict[str, Any] = {"driver": driver, "file": file}
     if image.format in {"qcow2", "vmdk"}:
         node["backing"] = None
     return f"json:{json.dumps(node)}"

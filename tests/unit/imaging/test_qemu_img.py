@@ -26,7 +26,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Image:
     return inspect(path, format="raw")
 
 
-@pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vdi", "vhdx", "vpc"])
+@pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vdi", "vhdx", "vhd"])
 def test_there_and_back(tmp_path: Path, raw: Image, kind: str) -> None:
     there = tmp_path / "there"
     said: list[Progress] = []
