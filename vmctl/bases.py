@@ -13,7 +13,7 @@ from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.pools import Pool
-from vmctl.hypervisor.usage import Usage
+from vmctl.hypervisor.usage import Usage, VolumeUser
 from vmctl.hypervisor.volumes import StoredVolume, VolumeStamp
 from vmctl.imaging.inspection import Image
 from vmctl.progress import Phase
@@ -61,8 +61,8 @@ def is_base(volume: str) -> bool:
     return volume.startswith("sha256-") and volume.endswith(".qcow2") and len(volume) == 77
 
 
-def users_of(usage: Usage, pool: Pool, digest: str) -> tuple[str, ...]:
-    """Return what depends on an image, as in "the machine 'web'"."""
+def users_of(usage: Usage, pool: Pool, digest: str) -> tuple[VolumeUser, ...]:
+    """Return what depends on an image."""
     volume = name_for(digest)
     return usage.users(pool.name, volume, pool.path_of(volume))
 

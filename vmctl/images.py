@@ -24,14 +24,14 @@ from vmctl.keeping import (
     take_out,
 )
 from vmctl.progress import ProgressCallback, Reporter
-from vmctl.stored_images import ImageInfo, list_images
+from vmctl.stored_images import GivenName, ImageInfo, list_images
 
 if TYPE_CHECKING:
     # What fetches is loaded when something is fetched: TLS and HTTP take their time.
     from vmctl.imaging.catalogue import Entry
     from vmctl.imaging.pruning import CachedFile
 
-__all__ = ["ImageInfo", "Images"]
+__all__ = ["GivenName", "ImageInfo", "Images"]
 
 
 class Images:
@@ -188,7 +188,7 @@ class Images:
             ConflictError: Several digests begin so.
         """
         everything = self.list()
-        found = [image for image in everything if reference in image.names]
+        found = [image for image in everything if image.is_called(reference)]
         digest = digest_in(reference)
         if not found and digest is not None:
             found = [image for image in everything if image.digest.startswith(digest)]
@@ -224,14 +224,15 @@ class Images:
         """
         found = self.info(reference)
         pool = self._open()
-        if len(found.names) > 1 and reference in found.names:
+        if len(found.names) > 1 and found.is_called(reference):
             image_names.remove_name(pool, reference)
             return found
-        if not take_out(pool, found.digest, found.names):
-            users = self.info(found.digest).used_by or ("somebody is bringing it in right now",)
+        called = [entry.name for entry in found.names]
+        if not take_out(pool, found.digest, called):
+            users = [str(user) for user in self.info(found.digest).used_by]
             raise ConflictError(
                 f"the image '{reference}' is in use",
-                details="\n".join(users),
+                details="\n".join(users or ["somebody is bringing it in right now"]),
                 hint="remove what depends on it first",
             )
         return found
@@ -256,7 +257,7 @@ class Images:
             if not image.used_by
             and (everything or not image.names)
             and not is_being_uploaded(pool, image.digest)
-            and (dry_run or take_out(pool, image.digest, image.names))
+            and (dry_run or take_out(pool, image.digest, [entry.name for entry in image.names]))
         ]
 
     @staticmethod

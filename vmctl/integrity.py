@@ -46,7 +46,7 @@ def _missing(pool: Pool, volumes: list[VolumeFacts], usage: Usage) -> list[str]:
             found.append(
                 f"the image '{Path(volume.backing).name}' under the volume "
                 f"'{pool.name}/{volume.name}' is missing"
-                + (f"; {', '.join(users)} can't run without it" if users else "")
+                + (f"; {', '.join(map(str, users))} can't run without it" if users else "")
             )
     return found
 
@@ -69,7 +69,7 @@ def _changed(pool: Pool, volumes: list[VolumeFacts], usage: Usage) -> list[str]:
         users = usage.users(pool.name, volume.name, volume.path)
         found.append(
             f"the image '{volume.name}' has changed"
-            + (f"; disks of these lie on it: {', '.join(users)}" if users else "")
+            + (f"; disks of these lie on it: {', '.join(map(str, users))}" if users else "")
         )
     _save(cache, known)
     return found

@@ -191,9 +191,9 @@ class Pools:
             volumes = list_volumes(self._connection, pool.name)
         for volume in volumes:
             found = usage.users(pool.name, volume.name, key_of(self._connection, volume))
-            users += [user for user in found if user.startswith("the machine ")]
+            users += [user for user in found if user.kind == "machine"]
         if users:
             raise ConflictError(
-                f"the pool '{pool.name}' is used by {', '.join(dict.fromkeys(users))}",
+                f"the pool '{pool.name}' is used by {', '.join(map(str, dict.fromkeys(users)))}",
                 hint="delete what uses it first, or move it elsewhere",
             )

@@ -7,10 +7,25 @@ from dataclasses import dataclass
 from vmctl import bases
 from vmctl.hypervisor import image_names
 from vmctl.hypervisor.pools import Pool
-from vmctl.hypervisor.usage import read_usage
+from vmctl.hypervisor.usage import VolumeUser, read_usage
 from vmctl.hypervisor.volumes import list_volumes
 
-__all__ = ["ImageInfo", "list_images"]
+__all__ = ["GivenName", "ImageInfo", "list_images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenName:
+    """A name of an image, and what is known of how it got it.
+
+    Attributes:
+        name: It.
+        source: Where the image came from under that name.
+        verified_by: What it was compared with; empty where it came from a file.
+    """
+
+    name: str
+    source: str
+    verified_by: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +42,20 @@ class ImageInfo:
         used_by: Machines and volumes that depend on it, whoever made them.
         clones: How many disks lie on it.
         saved: Bytes that those disks would take if each had a copy of its own.
-        sources: Where it came from, for each name.
-        verified_by: What it was compared with, for each name.
     """
 
     digest: str
-    names: tuple[str, ...]
+    names: tuple[GivenName, ...]
     virtual_size: int
     allocation: int
     complete: bool
-    used_by: tuple[str, ...]
+    used_by: tuple[VolumeUser, ...]
     clones: int
     saved: int
-    sources: tuple[str, ...] = ()
-    verified_by: tuple[str, ...] = ()
+
+    def is_called(self, name: str) -> bool:
+        """Return whether that is a name of it."""
+        return any(entry.name == name for entry in self.names)
 
 
 def list_images(pool: Pool) -> list[ImageInfo]:
@@ -59,15 +74,20 @@ def list_images(pool: Pool) -> list[ImageInfo]:
         found.append(
             ImageInfo(
                 digest=digest,
-                names=tuple(entry.name for entry in called),
+                names=tuple(
+                    GivenName(name=entry.name, source=entry.source, verified_by=entry.verified_by)
+                    for entry in called
+                ),
                 virtual_size=called[0].virtual_size if called else volume.capacity,
                 allocation=volume.allocation,
                 complete=bases.is_complete(pool, volume.name),
                 used_by=bases.users_of(usage, pool, digest),
                 clones=clones,
                 saved=volume.allocation * max(clones - 1, 0),
-                sources=tuple(entry.source for entry in called),
-                verified_by=tuple(entry.verified_by for entry in called),
             )
         )
-    return sorted(found, key=lambda image: (image.names or ("~",), image.digest))
+    return sorted(found, key=_order)
+
+
+def _order(image: ImageInfo) -> tuple[list[str], str]:
+    return [entry.name for entry in image.names] or ["~"], image.digest

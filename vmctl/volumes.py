@@ -19,7 +19,7 @@ from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.housekeeping import Housekeeping
 from vmctl.hypervisor.names import list_domains
 from vmctl.hypervisor.pools import open_pool
-from vmctl.hypervisor.usage import DiskUse, Usage, read_usage
+from vmctl.hypervisor.usage import DiskUse, Usage, VolumeUser, read_usage
 from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.render.domain import disk_targets
@@ -40,10 +40,10 @@ class VolumeInfo(VolumeFacts):
     """A volume, and who uses it.
 
     Attributes:
-        used_by: Machines, running or not, and volumes that lie on it: "the machine 'web'".
+        used_by: Machines, running or not, and volumes that lie on it.
     """
 
-    used_by: tuple[str, ...]
+    used_by: tuple[VolumeUser, ...]
 
 
 class Volumes:
@@ -108,7 +108,7 @@ class Volumes:
         facts = volume.facts()
         return VolumeInfo(**vars(facts), used_by=self._users(read_usage(self._connection), facts))
 
-    def _users(self, usage: Usage, facts: VolumeFacts) -> tuple[str, ...]:
+    def _users(self, usage: Usage, facts: VolumeFacts) -> tuple[VolumeUser, ...]:
         return usage.users(facts.pool, facts.name, key_of(self._connection, facts))
 
     def create(
@@ -216,10 +216,10 @@ class Volumes:
         key = key_of(self._connection, facts)
         users = self._users(usage, facts)
         running = usage.running(facts.pool, facts.name, key)
-        lying_on_it = [user for user in users if user.startswith("the volume ")]
+        lying_on_it = [user for user in users if user.kind == "volume"]
         if lying_on_it or len(running) > 1:
             raise ConflictError(
-                f"the volume '{facts.name}' is shared by {', '.join(users)}",
+                f"the volume '{facts.name}' is shared by {', '.join(map(str, users))}",
                 hint="grow the disk that lies on it; what is shared stays as it is",
             )
         owner = self._owner(facts)
@@ -368,7 +368,7 @@ class Volumes:
         if users:
             raise ConflictError(
                 f"the volume '{facts.name}' in the pool '{facts.pool}' is used by "
-                f"{', '.join(users)}, and is not {done}",
+                f"{', '.join(map(str, users))}, and is not {done}",
                 hint="delete what uses it first, or detach the volume from it",
             )
         if bases.is_base(facts.name) or image_names.is_name(facts.name):

@@ -63,7 +63,7 @@ def test_a_running_machine_lets_go_of_its_image(
     assert any(report.fraction == 1.0 for report in told) or len(told) > 2
     # The other disk lies on its image still.
     assert host.images.info(image).used_by == ()
-    assert f"the machine '{vm.name}'" in host.images.info("other-base").used_by
+    assert vm.name in [user.name for user in host.images.info("other-base").used_by]
     with pytest.raises(vmctl.NotFoundError, match="no disk 'vdz'"):
         vm.flatten("vdz")
     assert vm.flatten() == ("vdb",)
@@ -157,7 +157,7 @@ def test_a_client_killed_in_the_middle(
     assert vm.state == ("running" if running else "shut off")
     assert pool_volumes(host) == volumes
     assert backing_of(host, vm) != ""
-    assert f"the machine '{vm.name}'" in host.images.info(image).used_by
+    assert vm.name in [user.name for user in host.images.info(image).used_by]
     assert vm.flatten() == ("vda",)
     assert host.images.remove(image).used_by == ()
     if not running:

@@ -326,7 +326,7 @@ def test_an_iscsi_direct_pool_and_a_guest_on_its_lun(
         disk_round_trip(vm, "vdc", 8 * MIB)
         user = f"the machine '{vm.name}'"
         for unit in ("unit:0:0:1", "unit:0:0:2"):
-            assert host.volumes.info(f"{name}/{unit}").used_by == (user,)
+            assert [str(one) for one in host.volumes.info(f"{name}/{unit}").used_by] == [user]
         with pytest.raises(ConflictError, match=f"used by {user}"):
             host.volumes.wipe(f"{name}/unit:0:0:1")
         with pytest.raises(ConflictError, match=f"used by {user}"):

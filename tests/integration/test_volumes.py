@@ -186,12 +186,13 @@ def test_what_a_machine_uses_is_nobodys_to_take(
     base = next(volume.backing for volume in own if volume.backing)
     used = [name, *(volume.name for volume in own), Path(base).name]
     for volume in used:
-        assert f"the machine '{vm.name}'" in host.volumes.info(volume).used_by
+        assert f"the machine '{vm.name}'" in map(str, host.volumes.info(volume).used_by)
         for attempt in (host.volumes.delete, host.volumes.wipe):
             with pytest.raises(ConflictError, match=f"used by the machine '{vm.name}'"):
                 attempt(volume)
     disk = next(volume.name for volume in own if volume.backing)
-    assert f"the volume 'default/{disk}'" in host.volumes.info(Path(base).name).used_by
+    lying_on_it = host.volumes.info(Path(base).name).used_by
+    assert ("volume", f"default/{disk}") in [(user.kind, user.name) for user in lying_on_it]
     with pytest.raises(ConflictError, match="shared by"):
         host.volumes.grow(Path(base).name, "4GiB")
     with pytest.raises(ConflictError, match=f"is used by the machine '{vm.name}'"):

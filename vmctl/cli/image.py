@@ -14,7 +14,7 @@ from vmctl.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vmctl.images import ImageInfo
+    from vmctl.images import GivenName, ImageInfo
     from vmctl.imaging.catalogue import Entry
 
 __all__ = ["build", "image", "import_file", "info", "list_images", "prune", "pull", "remove"]
@@ -45,7 +45,7 @@ def _print(found: Sequence[ImageInfo]) -> None:
         ("NAME", "DIGEST", "DISK", "SIZE", "CLONES", "SAVED", "STATE"),
         [
             (
-                ", ".join(entry.names),
+                ", ".join(known.name for known in entry.names),
                 entry.digest[:12],
                 human_size(entry.virtual_size),
                 human_size(entry.allocation),
@@ -89,7 +89,7 @@ def list_images(app: App, remote: bool, arch: str | None) -> None:
 
 def _done(app: App, made: ImageInfo, verb: str, given: str | None) -> None:
     app.show(made, lambda: _print([made]))
-    name = given or (made.names[0] if len(made.names) == 1 else None)
+    name = given or (made.names[0].name if len(made.names) == 1 else None)
     if app.wants_table:
         app.note(f"{verb}; use it in a spec as `image: {name}`" if name else verb)
 
@@ -112,7 +112,7 @@ def pull(app: App, /, reference: str, unverified: bool, **options: str | None) -
             unverified=unverified,
             progress=progress,
         )
-    if unverified and "nothing" in made.verified_by:
+    if unverified and any(entry.verified_by == "nothing" for entry in made.names):
         app.warn("nothing said what this image has to be: it was not verified")
     _done(app, made, "pulled", options["name"])
 
@@ -122,7 +122,7 @@ def pull(app: App, /, reference: str, unverified: bool, **options: str | None) -
 @click.option(
     "--as",
     "kind",
-    type=click.Choice(["qcow2", "raw", "vmdk", "vdi", "vpc", "vhdx"]),
+    type=click.Choice(["qcow2", "raw", "vmdk", "vdi", "vhd", "vhdx"]),
     help="What the file is declared to be; a raw disk without partitions must be.",
 )
 @_name
@@ -151,6 +151,11 @@ def build(
     _done(app, made, "built", name)
 
 
+def _origin(known: GivenName) -> str:
+    verified = f", verified by {known.verified_by}" if known.verified_by else ""
+    return f"{known.name} (from {known.source or 'somewhere'}{verified})"
+
+
 @command("info")
 @_image
 @pass_app
@@ -162,16 +167,14 @@ def info(app: App, reference: str) -> None:
         found,
         lambda: print_fields(
             [
-                ("names", found.names),
+                ("names", [_origin(entry) for entry in found.names]),
                 ("digest", found.digest),
                 ("disk", human_size(found.virtual_size)),
                 ("size", human_size(found.allocation)),
                 ("state", "whole" if found.complete else "incomplete"),
-                ("source", found.sources),
-                ("verified by", found.verified_by),
                 ("clones", str(found.clones)),
                 ("saved", human_size(found.saved)),
-                ("used by", found.used_by),
+                ("used by", [str(user) for user in found.used_by]),
             ]
         ),
     )

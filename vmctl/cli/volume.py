@@ -107,7 +107,7 @@ def info(app: App, name: str) -> None:
                 ("capacity", human_size(found.capacity)),
                 ("allocation", human_size(found.allocation)),
                 ("backing", found.backing),
-                ("used by", found.used_by),
+                ("used by", [str(user) for user in found.used_by]),
             ]
         ),
     )

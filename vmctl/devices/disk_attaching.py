@@ -154,7 +154,7 @@ def _refuse_used(domain: Domain, source: DiskSource, *, writes: bool) -> None:
                 f"the machine '{use.machine}' runs and {doing} {source.key}, as its {use.target}",
                 hint=f"detach it there first: vmctl disk detach {use.machine} {use.target}",
             )
-    lying_on_it = [user for user in usage.users(pool, name, key) if user.startswith("the volume ")]
+    lying_on_it = [str(user) for user in usage.users(pool, name, key) if user.kind == "volume"]
     if writes and lying_on_it:
         raise ConflictError(
             f"{source.key} is underneath {', '.join(lying_on_it)}, and must not change",

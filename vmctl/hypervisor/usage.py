@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import libvirt
 from lxml import etree
@@ -16,7 +16,7 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import record_of
 from vmctl.hypervisor.errors import calling, is_code
 
-__all__ = ["DiskUse", "Usage", "read_usage"]
+__all__ = ["DiskUse", "Usage", "VolumeUser", "read_usage"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +36,33 @@ class DiskUse:
     writes: bool
 
 
+@dataclass(frozen=True, order=True)
+class VolumeUser:
+    """Who uses a volume; as text, "the machine 'web'".
+
+    Attributes:
+        kind: ``machine``, one of any state and with its snapshots; or ``volume``, one that lies on
+            it.
+        name: The machine's name; of a volume ``POOL/NAME``.
+    """
+
+    kind: Literal["machine", "volume"]
+    name: str
+
+    def __str__(self) -> str:
+        return f"the {self.kind} '{self.name}'"
+
+
 class Usage:
     """Who used what, at the moment it was read."""
 
     def __init__(self) -> None:
-        self._users: dict[object, list[str]] = defaultdict(list)
+        self._users: dict[object, list[VolumeUser]] = defaultdict(list)
         self._running: dict[object, list[DiskUse]] = defaultdict(list)
 
-    def users(self, pool: str, volume: str, path: str) -> tuple[str, ...]:
-        """Return who uses a volume, as in "the machine 'web'"; nobody is an empty tuple."""
-        own = f"the volume '{pool}/{volume}'"
+    def users(self, pool: str, volume: str, path: str) -> tuple[VolumeUser, ...]:
+        """Return who uses a volume; nobody is an empty tuple."""
+        own = VolumeUser("volume", f"{pool}/{volume}")
         found = [*self._users[path], *self._users[pool, volume]]
         return tuple(sorted({user for user in found if user != own}))
 
@@ -53,16 +70,16 @@ class Usage:
         """Return the running machines that have the volume itself as a disk of theirs."""
         return tuple(dict.fromkeys([*self._running[path], *self._running[pool, volume]]))
 
-    def users_of_pool(self, pool: str, folder: str) -> tuple[str, ...]:
+    def users_of_pool(self, pool: str, folder: str) -> tuple[VolumeUser, ...]:
         """Return the machines that use anything of a pool, by its name or by its folder."""
-        found: list[str] = []
+        found: list[VolumeUser] = []
         for key, users in self._users.items():
             inside = isinstance(key, str) and folder and key.startswith(f"{folder}/")
             if inside or (isinstance(key, tuple) and key[0] == pool):
-                found += [user for user in users if user.startswith("the machine ")]
+                found += [user for user in users if user.kind == "machine"]
         return tuple(dict.fromkeys(found))
 
-    def add(self, key: object, user: str) -> None:
+    def add(self, key: object, user: VolumeUser) -> None:
         """Note that somebody uses a path, or a (pool, volume)."""
         self._users[key].append(user)
 
@@ -99,7 +116,7 @@ class _unless_gone:  # noqa: N801 - it reads like suppress
 
 
 def _read_domain(usage: Usage, raw: Any) -> None:
-    user = f"the machine '{raw.name()}'"
+    user = VolumeUser("machine", raw.name())
     active = bool(raw.isActive())
     documents = [raw.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)]
     if active:
@@ -169,4 +186,4 @@ def _read_backing_files(usage: Usage, pool: Any) -> None:
         with _unless_gone(libvirt.VIR_ERR_NO_STORAGE_VOL, libvirt.VIR_ERR_NO_STORAGE_POOL):
             backing = etree.fromstring(raw.XMLDesc(0)).findtext("backingStore/path")
             if backing:
-                usage.add(backing, f"the volume '{pool.name()}/{raw.name()}'")
+                usage.add(backing, VolumeUser("volume", f"{pool.name()}/{raw.name()}"))

@@ -127,7 +127,7 @@ def _open(source: Path, form: str | None, reporter: Reporter) -> Opened:
     if form in {"ova", "ovf"} or (form is None and _is_package(start)):
         return Package(ova.read_package(source))
     with reporter.phase("image") as phase:
-        return Disk(inspect(source, format={"vhd": "vpc"}.get(form or "", form), phase=phase))
+        return Disk(inspect(source, format=form, phase=phase))
 
 
 def _is_package(start: bytes) -> bool:
