@@ -13,6 +13,7 @@ from vmctl import bases
 from vmctl.client_files import unreadable, with_key_files
 from vmctl.errors import NotFoundError, ResourceError, SpecError, SpecProblem, UsageError
 from vmctl.guest.identity import KeyPair, make_key
+from vmctl.hypervisor.access import refuse_closed_folder
 from vmctl.hypervisor.attachment import source_of
 from vmctl.hypervisor.claims import own_name
 from vmctl.hypervisor.connection import Connection
@@ -120,6 +121,7 @@ def make_plan(
         ImageError: An image is not fit to be used.
         NotFoundError: An image, a volume, a network or the pool isn't there.
         ResourceError: The host is too small.
+        UnsupportedError: The host's QEMU may not enter the pool's folder.
     """
     identifier = str(uuid_module.uuid4())
     spec = with_macs(with_key_files(wanted.resolved(networks=facts.privileged)), identifier)
@@ -131,6 +133,7 @@ def make_plan(
         )
     _check_networks(spec, connection)
     pool = open_pool(connection, pool_name)
+    refuse_closed_folder(connection, pool.name)
     builder = _Builder(spec, identifier, pool, reporter, imported)
     disks = tuple(builder.disks())
     cdroms = tuple(
