@@ -55,7 +55,7 @@ def test_a_host_that_is_well() -> None:
 def test_a_pool_that_is_missing() -> None:
     found = _by_name(examine("test:///default", pool="absent"))
     assert found["pool"].status == "fail"
-    assert "pool-define-as absent" in found["pool"].hint
+    assert "{name: absent, type: dir, target: " in found["pool"].hint
 
 
 @pytest.mark.parametrize(

@@ -178,9 +178,8 @@ def _pool(connection: Connection, name: str) -> Check:
             name="pool",
             status="fail",
             detail=f"there is no storage pool '{name}'",
-            hint=f"virsh -c '{connection.uri}' 'pool-define-as {name} dir --target "
-            f"{_usual_folder(connection)}; pool-build {name}; pool-start {name}; "
-            f"pool-autostart {name}'",
+            hint=f"echo '{{name: {name}, type: dir, target: {_usual_folder(connection)}}}' | "
+            f"vmctl -c '{connection.uri}' pool create -",
         )
     from vmctl.hypervisor.errors import calling  # noqa: PLC0415 - it needs libvirt
 
