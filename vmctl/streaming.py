@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from vmctl.errors import (
     ConflictError,
@@ -30,7 +31,7 @@ from vmctl.imaging.reading import opened
 from vmctl.progress import Phase, Reporter, being_undone
 from vmctl.render.volume import render_block_volume, render_volume
 
-__all__ = ["FILE_POOLS", "download", "made_or_undone", "overwrite", "upload"]
+__all__ = ["FILE_POOLS", "download", "made_or_undone", "overwrite", "upload", "write_out"]
 
 FILE_POOLS = frozenset({"dir", "fs", "netfs"})
 """Kinds of pools whose volumes are files, and so may have holes."""
@@ -254,6 +255,38 @@ def download(volume: StoredVolume, path: Path, *, replace: bool, phase: Phase) -
             details=error.strerror or str(error),
             hint="choose a folder that this user may write to, and that has room",
         ) from error
+
+
+def write_out(volume: StoredVolume, out: BinaryIO, *, phase: Phase) -> int:
+    """Write all of a volume to an open file, a pipe say, from its beginning; returns the bytes.
+
+    A pipe has no holes: they are written as zeros.
+
+    Raises:
+        ResourceError: Whoever reads it takes no more, or there is no room.
+    """
+    size, done = volume.physical_size(), 0
+    try:
+        for piece in volume.pieces():
+            for part in _zeros(piece) if isinstance(piece, int) else (piece,):
+                out.write(part)
+                done += len(part)
+            phase.update("downloading", min(done / max(size, 1), 1.0))
+        out.flush()
+    except OSError as error:
+        raise ResourceError(
+            f"can't write all of the volume '{volume.name}'",
+            details=error.strerror or str(error),
+            hint="see what became of the program that it is written to",
+        ) from error
+    return done
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    block = bytes(min(count, _HEADER))
+    while count:
+        yield block[:count]
+        count -= min(count, len(block))
 
 
 def _file_exists(path: Path) -> ConflictError:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from vmctl import bases, streaming
 from vmctl.errors import ConflictError, ResourceError, UnsupportedError, UsageError
@@ -125,7 +125,8 @@ class Volumes:
             name: ``NAME``, in the default pool, or ``POOL/NAME``.
             size: What a guest sees: bytes, or text with a unit.
             format: ``qcow2`` or ``raw``, where volumes are files; elsewhere they are devices.
-            preallocate: Whether all of its space is taken at once.
+            preallocate: Whether all of its space is taken at once, where volumes are files. On a
+                file system that can't set space aside, it is written full, which takes its time.
 
         Raises:
             ConflictError: There is one of that name; it stays untouched.
@@ -143,7 +144,7 @@ class Volumes:
         else:
             xml = render_block_volume(volume.name, capacity=capacity)
         with streaming.made_or_undone(volume):
-            volume.create(xml)
+            volume.create(xml, preallocated=preallocate and is_file and format == "qcow2")
         return volume.facts()
 
     def clone(
@@ -305,19 +306,20 @@ class Volumes:
     def download(
         self,
         name: str,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | BinaryIO,
         *,
         replace: bool = False,
         progress: ProgressCallback | None = None,
     ) -> int:
-        """Write a volume into a file on the client, which appears when it is whole.
+        """Write a volume into a file on the client, which appears when it is whole; or to a pipe.
 
         The file has what the volume's file has, image format and all; what is underneath the volume
         is not in it. Holes stay holes.
 
         Args:
             name: The volume; no running machine writes to it.
-            path: The file to make.
+            path: The file to make; or an open one, which is written to from where it stands, its
+                holes as zeros.
             replace: Whether a file that is there is replaced.
             progress: Told of the one phase, ``download``.
 
@@ -332,6 +334,8 @@ class Volumes:
         volume = self._handle(name)
         self._refuse_written(volume.facts(), "read")
         with Reporter(volume.name, progress).phase("download") as phase:
+            if not isinstance(path, str | os.PathLike):
+                return streaming.write_out(volume, path, phase=phase)
             return streaming.download(volume, Path(path), replace=replace, phase=phase)
 
     def wipe(self, name: str, *, progress: ProgressCallback | None = None) -> None:

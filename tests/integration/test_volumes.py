@@ -68,8 +68,19 @@ def test_create_list_info_delete(host: vmctl.Host, name: str) -> None:
 
 
 def test_a_preallocated_one_takes_its_space(host: vmctl.Host, name: str) -> None:
-    made = host.volumes.create(name, "8MiB", format="raw", preallocate=True)
-    assert made.allocation >= 8 * MIB
+    for kind in ("raw", "qcow2"):
+        made = host.volumes.create(name, "8MiB", format=kind, preallocate=True)
+        assert made.allocation >= 8 * MIB
+        assert made.capacity == 8 * MIB
+        host.volumes.delete(name)
+
+
+def test_a_volume_into_a_pipe(host: vmctl.Host, name: str, tmp_path: Path) -> None:
+    path = sparse_file(tmp_path / "disk")
+    host.volumes.upload(path, name, format="raw")
+    command = [sys.executable, "-m", "vmctl.cli.main", "-c", host.uri, "volume", "download"]
+    done = subprocess.run([*command, f"default/{name}", "-"], check=True, capture_output=True)
+    assert hashlib.sha256(done.stdout).hexdigest() == digest(path)
     host.volumes.delete(name)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -10,6 +11,7 @@ from vmctl.cli.context import App, pass_app
 from vmctl.cli.lazy import LazyGroup, command
 from vmctl.cli.output import human_size, print_fields, print_table
 from vmctl.cli.streams import asks_on_terminal
+from vmctl.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,13 +157,20 @@ def upload(app: App, file: str, name: str, kind: str | None, overwrite: bool) ->
 
 @command("download")
 @_volume
-@click.argument("file", type=click.Path(), metavar="FILE")
+@click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
 @click.option("--replace", is_flag=True, help="Replace FILE if it is there.")
 @pass_app
 def download(app: App, name: str, file: str, replace: bool) -> None:
-    """Write VOLUME into FILE on this machine, which appears when it is whole."""
+    """Write VOLUME into FILE on this machine, which appears when it is whole; - is stdout."""
+    target: str | BinaryIO = file
+    if file == "-":
+        if sys.stdout is None or sys.stdout.isatty():
+            raise UsageError("a terminal can't show a volume", hint="write it to a file or a pipe")
+        target = sys.stdout.buffer
     with app.connect() as host, app.progress(passing=True) as progress:
-        size = host.volumes.download(name, file, replace=replace, progress=progress)
+        size = host.volumes.download(name, target, replace=replace, progress=progress)
+    if file == "-":
+        return
     app.show(
         {"name": name, "file": file, "size": size},
         lambda: app.note(f"{name}: {human_size(size)} in {file}"),

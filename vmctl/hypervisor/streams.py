@@ -16,7 +16,7 @@ import libvirt
 from vmctl.errors import ConflictError, HostUnavailableError
 from vmctl.hypervisor.connection import Connection
 
-__all__ = ["data_size", "receive", "send"]
+__all__ = ["data_size", "pieces", "receive", "send"]
 
 # Measured, with benchmarks/stream.py: what is sent goes in one packet of any size up to 16 MiB, is
 # fastest at this, and several times slower from 2 MiB on.
@@ -154,24 +154,32 @@ def receive(
         received: Called with the number of bytes that each piece, or hole, had.
     """
     position = 0
+    for piece in pieces(connection, volume, start=start, length=length):
+        count = piece if isinstance(piece, int) else _write(file, piece, position)
+        position += count
+        received(count)
+    # A hole at the end is written by nobody.
+    os.ftruncate(file, position)
+
+
+def pieces(
+    connection: Connection, volume: Any, *, start: int = 0, length: int = 0
+) -> Iterator[bytes | int]:
+    """Yield a part of a volume, or all of it: its data, and of each hole the number of bytes."""
     with _stream(connection) as stream:
         volume.download(stream, start, length, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
         while True:
             piece = stream.recvFlags(_RECEIVED, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
             if piece == _AT_HOLE:
-                count = stream.recvHole(0)
+                yield int(stream.recvHole(0))
             elif not piece:
-                break
+                return
             elif isinstance(piece, int):
                 raise HostUnavailableError(
                     "libvirt gave no more of the download", hint="try again; `vmctl doctor`"
                 )
             else:
-                count = _write(file, piece, position)
-            position += count
-            received(count)
-    # A hole at the end is written by nobody.
-    os.ftruncate(file, position)
+                yield bytes(piece)
 
 
 def _write(file: int, piece: bytes, position: int) -> int:

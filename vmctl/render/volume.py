@@ -30,8 +30,8 @@ def render_volume(
     root = etree.Element("volume", type="file")
     etree.SubElement(root, "name").text = name
     etree.SubElement(root, "capacity", unit="bytes").text = str(int(capacity))
-    if not preallocate:
-        etree.SubElement(root, "allocation", unit="bytes").text = "0"
+    allocation = str(int(capacity)) if preallocate else "0"
+    etree.SubElement(root, "allocation", unit="bytes").text = allocation
     target = etree.SubElement(root, "target")
     etree.SubElement(target, "format", type=format)
     # Readable by nobody but the hypervisor: disks and seeds hold secrets.
