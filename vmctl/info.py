@@ -12,12 +12,12 @@ from vmctl.errors import VmctlError
 from vmctl.guest import addresses
 from vmctl.guest.reach import Reach
 from vmctl.hypervisor import snapshots
-from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain, State
+from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.metadata import Record
-from vmctl.hypervisor.names import Listed
+from vmctl.hypervisor.reasons import state_and_reason
 from vmctl.hypervisor.volumes import at_path
 
-__all__ = ["DiskInfo", "MachineInfo", "MachineSummary", "NicInfo", "describe", "summarize"]
+__all__ = ["DiskInfo", "MachineInfo", "MachineSummary", "NicInfo", "describe"]
 
 _UNITS = {"b": 1, "bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -30,19 +30,26 @@ class MachineSummary:
         name: Its name.
         uuid: Its UUID.
         state: libvirt's word for its state.
+        state_reason: libvirt's word for why it is in it: ``booted``, ``shutdown``, ``crashed``,
+            ``I/O error`` ...; empty where it does not know (any more).
+        addresses: Where its guest can be reached, as far as that is known without asking it.
+        autostart: Whether it starts with the host.
+        saved: Whether its memory is saved, so that its next start goes on from there.
         phase: How far vmctl is with it: ``creating``, ``provisioning``, ``ready``, ``flattening``,
             ``deleting``; empty for a machine that vmctl did not make, ``unreadable`` for one whose
-            record this vmctl can't read.
-        addresses: Where its guest can be reached, as far as that is known without asking it.
-        labels: Its labels.
+            record this vmctl can't read; None in a list without details.
+        labels: Its labels; None in a list without details.
     """
 
     name: str
     uuid: str
     state: str
-    phase: str = ""
+    state_reason: str = ""
     addresses: tuple[str, ...] = ()
-    labels: dict[str, str] = field(default_factory=dict)
+    autostart: bool = False
+    saved: bool = False
+    phase: str | None = None
+    labels: dict[str, str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -96,13 +103,14 @@ class MachineInfo(MachineSummary):
         owner: Who launched it, ``USER@CLIENT``; empty if vmctl did not make it.
         ssh_user: The user that vmctl logs in as.
         host_key: The guest's public SSH host key.
-        autostart: Whether it starts with the host.
         disks: Its disks and drives.
         nics: Its network interfaces.
         snapshots: The names of its snapshots, the oldest first.
         sources: What each source says of its address.
     """
 
+    phase: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
     vcpus: int = 0
     memory: int = 0
     machine: str = ""
@@ -112,54 +120,29 @@ class MachineInfo(MachineSummary):
     owner: str = ""
     ssh_user: str = ""
     host_key: str = ""
-    autostart: bool = False
     disks: tuple[DiskInfo, ...] = ()
     nics: tuple[NicInfo, ...] = ()
     snapshots: tuple[str, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)
 
 
-def summarize(listed: Listed) -> MachineSummary:
-    """Return the line of a list for one machine."""
-    domain, state, record = listed.domain, listed.state, listed.record
-    phase = "" if record is None else record.phase.value
-    return MachineSummary(
-        name=domain.name,
-        uuid=domain.uuid,
-        state=state.value,
-        phase=phase if listed.readable else "unreadable",
-        addresses=_known_addresses(domain, state, record),
-        labels={} if record is None else dict(record.spec.get("labels") or {}),
-    )
-
-
-def _known_addresses(domain: Domain, state: State, record: Record | None) -> tuple[str, ...]:
-    fixed = [] if record is None else addresses.static_addresses(record.spec).values()
-    found = [address for group in fixed for address in group]
-    if state in {State.RUNNING, State.PAUSED, State.IDLE}:
-        # It may have stopped, or gone, since it was listed; and its network may be gone.
-        with suppress(VmctlError):
-            leased = domain.addresses(ADDRESS_SOURCES["lease"])
-            found += [address for group in leased.values() for address, _prefix in group]
-    return tuple(dict.fromkeys(found))
-
-
 def describe(domain: Domain, record: Record | None, *, reach: Reach) -> MachineInfo:
     """Return all that is known of one machine; its guest is asked where it runs."""
-    state = domain.state()
+    state, reason = state_and_reason(domain)
     root = etree.fromstring(domain.xml())
     sighting = addresses.Sighting()
     if state is State.RUNNING and record is not None:
         sighting = addresses.look(domain, record.spec, reach=reach, make_forwards=False)
-    summary = summarize(Listed(domain, state, record))
     os_type = root.find("os/type")
     return MachineInfo(
-        name=summary.name,
-        uuid=summary.uuid,
-        state=summary.state,
-        phase=summary.phase,
-        addresses=tuple(map(_shown, sighting.endpoints)) or summary.addresses,
-        labels=summary.labels,
+        name=domain.name,
+        uuid=domain.uuid,
+        state=state.value,
+        state_reason=reason,
+        phase="" if record is None else record.phase.value,
+        addresses=tuple(map(_shown, sighting.endpoints))
+        or addresses.known_addresses(domain, state, record),
+        labels={} if record is None else dict(record.spec.get("labels") or {}),
         vcpus=int(_attribute(root, "vcpu", "current") or root.findtext("vcpu") or 0),
         memory=_memory(root),
         machine="" if os_type is None else os_type.get("machine") or "",

@@ -116,7 +116,7 @@ def test_info_and_list_say_what_libvirt_says(host: vmctl.Host, shared_vm: vmctl.
     assert info.memory == 192 << 20
     assert info.labels == {"role": "test"}
     assert info.disks[0].format == "qcow2"
-    (line,) = [entry for entry in host.list() if entry.name == shared_vm.name]
+    (line,) = [entry for entry in host.list(details=True) if entry.name == shared_vm.name]
     assert (line.state, line.phase, line.labels) == ("running", "ready", {"role": "test"})
 
 

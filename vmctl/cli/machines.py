@@ -42,7 +42,7 @@ def _load(app: App, file: str, name: str | None, image: str | None, accel: str |
 
 def _show_made(app: App, machine: VM) -> None:
     made = machine.info()
-    app.show(made, lambda: _print_list([made]))
+    app.show(made, lambda: _print_details([made]))
 
 
 @command("launch")
@@ -111,24 +111,51 @@ def deadlines(seconds: float | None) -> Any:
 
 
 @command("list")
+@click.option("--long", "-l", is_flag=True, help="Ask for phase, labels and more, one by one.")
 @pass_app
-def list_machines(app: App) -> None:
+def list_machines(app: App, long: bool) -> None:
     """List the machines of the host, whoever made them.
 
-    The phase of a machine that vmctl did not make is shown as -.
+    It takes one look at the host, however many there are. --long looks at each of them too: the
+    phase of a machine that vmctl did not make is shown as -, one that isn't ready is not whole.
     """
     with app.connect() as host:
-        machines = host.list()
-    app.show(machines, lambda: _print_list(machines))
+        machines = host.list(details=long)
+    app.show(machines, lambda: (_print_details if long else _print_list)(machines))
     if not machines and app.wants_table and sys.stderr.isatty():
         app.note(f"there are no machines at {host.uri}")
 
 
 def _print_list(machines: Sequence[MachineSummary]) -> None:
     print_table(
-        ("NAME", "STATE", "PHASE", "ADDRESSES"),
-        [(m.name, m.state, m.phase, ", ".join(m.addresses)) for m in machines],
+        ("NAME", "STATE", "ADDRESSES"),
+        [(m.name, _state(m), ", ".join(m.addresses)) for m in machines],
     )
+
+
+def _print_details(machines: Sequence[MachineSummary]) -> None:
+    print_table(
+        ("NAME", "STATE", "PHASE", "ADDRESSES", "LABELS"),
+        [
+            (
+                m.name,
+                _state(m),
+                m.phase or "",
+                ", ".join(m.addresses),
+                ", ".join(f"{key}={value}" for key, value in (m.labels or {}).items()),
+            )
+            for m in machines
+        ],
+    )
+
+
+def _state(machine: MachineSummary) -> str:
+    """Return the state, with the reason where it is not one to be expected."""
+    if machine.saved:
+        return f"{machine.state} (saved)"
+    told = {"crashed", "failed", "I/O error", "watchdog", "panicked"}
+    reason = machine.state_reason
+    return f"{machine.state} ({reason})" if reason in told else machine.state
 
 
 @command("info")
@@ -149,12 +176,16 @@ def _space(disk: DiskInfo) -> str:
     return f", takes {human_size(disk.allocation)}{shared}"
 
 
+def _with_reason(found: MachineInfo) -> str:
+    return f"{found.state} ({found.state_reason})" if found.state_reason else found.state
+
+
 def _print_info(found: MachineInfo) -> None:
     print_fields(
         [
             ("name", found.name),
             ("uuid", found.uuid),
-            ("state", found.state),
+            ("state", _with_reason(found)),
             ("phase", found.phase),
             ("addresses", found.addresses),
             ("vcpus", str(found.vcpus)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,10 @@ from lxml import etree
 from vmctl.errors import HostUnavailableError, PermissionDeniedError, VmctlError
 from vmctl.guest.reach import Reach
 from vmctl.hypervisor import forwards
-from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain
+from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain, State
+from vmctl.hypervisor.metadata import Record
 
-__all__ = ["Endpoint", "Sighting", "look", "static_addresses"]
+__all__ = ["Endpoint", "Sighting", "known_addresses", "look", "static_addresses"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,18 @@ def static_addresses(spec: dict[str, Any]) -> dict[str, list[str]]:
         addresses = [given] if isinstance(given, str) else list(given)
         found[(nic.get("mac") or "").lower()] = [entry.partition("/")[0] for entry in addresses]
     return found
+
+
+def known_addresses(domain: Domain, state: State, record: Record | None) -> tuple[str, ...]:
+    """Return the addresses that are known without asking the guest: fixed ones, and leases."""
+    fixed = [] if record is None else static_addresses(record.spec).values()
+    found = [address for group in fixed for address in group]
+    if state in {State.RUNNING, State.PAUSED, State.IDLE}:
+        # It may have stopped, or gone, since it was listed; and its network may be gone.
+        with suppress(VmctlError):
+            leased = domain.addresses(ADDRESS_SOURCES["lease"])
+            found += [address for group in leased.values() for address, _prefix in group]
+    return tuple(dict.fromkeys(found))
 
 
 def look(

@@ -43,9 +43,17 @@ def test_list_as_a_table(vmctl: Vmctl) -> None:
     done = vmctl(*_TEST, "list")
     assert done.exit_code == 0
     heading, line = done.stdout.splitlines()
-    assert heading.split() == ["NAME", "STATE", "PHASE", "ADDRESSES"]
-    assert line.split() == ["test", "running", "-", "192.168.122.3"]
+    assert heading.split() == ["NAME", "STATE", "ADDRESSES"]
+    assert line.split() == ["test", "running", "-"]
     assert done.stderr == ""
+
+
+def test_list_with_what_is_asked_of_each_machine(vmctl: Vmctl, own: tuple[str, str]) -> None:
+    heading, line = vmctl(*_TEST, "list", "--long").stdout.splitlines()
+    assert heading.split() == ["NAME", "STATE", "PHASE", "ADDRESSES", "LABELS"]
+    assert line.split() == ["test", "running", "-", "192.168.122.3", "-"]
+    (found,) = json.loads(vmctl(*own, "list", "-l", "-f", "json").stdout)
+    assert (found["name"], found["phase"], found["labels"]) == ("web", "ready", {})
 
 
 def test_the_options_stand_before_the_command_and_after_it(vmctl: Vmctl) -> None:
@@ -54,7 +62,8 @@ def test_the_options_stand_before_the_command_and_after_it(vmctl: Vmctl) -> None
     assert before.exit_code == after.exit_code == 0
     assert before.stdout == after.stdout
     assert list(json.loads(after.stdout)[0]) == [
-        "name", "uuid", "state", "phase", "addresses", "labels",
+        "name", "uuid", "state", "state_reason", "addresses", "autostart", "saved", "phase",
+        "labels",
     ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from vmctl.hypervisor.facts import read_facts
 from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.volumes import StoredVolume
-from vmctl.info import summarize
+from vmctl.listing import list_machines
 from vmctl.render.snapshot import render_snapshot
 from vmctl.render.volume import render_volume
 
@@ -149,7 +149,8 @@ def test_a_record_of_a_newer_vmctl_is_one_error_and_hides_no_other_machine(
     listed = {entry.domain.name: entry for entry in names.list_domains(connection)}
     assert (listed["m"].readable, listed["m"].record) == (False, None)
     assert listed["test"].readable
-    assert summarize(listed["m"]).phase == "unreadable"
+    lines = {line.name: line for line in list_machines(connection, details=True)}
+    assert lines["m"].phase == "unreadable"
     assert collect(connection, dry_run=False) == []
 
 
