@@ -91,6 +91,8 @@ class Profile:
 
 
 _NO_VIDEO = VideoSpec(model=VideoModel.NONE)
+# Without a period, nobody asks the guest how much of its memory it uses.
+_BALLOON = BalloonSpec(stats_period=10)
 
 # BIOS and not UEFI: an internal snapshot of a running machine needs it, for UEFI's variable
 # store is a raw file, which can't hold one. virtio-scsi for the seed: Debian's cloud kernel has no
@@ -109,7 +111,7 @@ _MODERN = Profile(
     nic_model=NicModel.VIRTIO,
     video=VideoSpec(model=VideoModel.VGA),
     rng=RngSpec(),
-    balloon=BalloonSpec(),
+    balloon=_BALLOON,
     agent=True,
     spare_ports=8,
 )
@@ -127,7 +129,7 @@ _MODERN_ARM = Profile(
     nic_model=NicModel.VIRTIO,
     video=VideoSpec(model=VideoModel.VIRTIO),
     rng=RngSpec(),
-    balloon=BalloonSpec(),
+    balloon=_BALLOON,
     agent=True,
     spare_ports=8,
 )
