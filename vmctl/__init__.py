@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from vmctl.progress import Progress
     from vmctl.snapshots import Snapshot
     from vmctl.spec import PoolSpec, VMSpec
+    from vmctl.stats import MachineStats
     from vmctl.vm import VM
     from vmctl.volumes import VolumeInfo, VolumeSummary
 
@@ -65,6 +66,7 @@ _HOMES = {
     "ImageError": _ERRORS,
     "Leftover": "vmctl.gc",
     "MachineInfo": "vmctl.info",
+    "MachineStats": "vmctl.stats",
     "MachineSummary": "vmctl.info",
     "NotFoundError": _ERRORS,
     "PermissionDeniedError": _ERRORS,
@@ -111,6 +113,7 @@ __all__ = [
     "ImageError",
     "Leftover",
     "MachineInfo",
+    "MachineStats",
     "MachineSummary",
     "NotFoundError",
     "PermissionDeniedError",

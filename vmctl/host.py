@@ -9,12 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from vmctl import gc, info, launch, listing
+from vmctl import gc, info, launch, listing, stats
 from vmctl.guest.identity import KeyPair, own_key
 from vmctl.guest.reach import Reach
 from vmctl.guest.readiness import Deadlines
 from vmctl.guest.sessions import Sessions
-from vmctl.hypervisor import names
+from vmctl.hypervisor import figures, names
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.facts import read_facts
 from vmctl.hypervisor.uri import resolve
@@ -278,6 +278,27 @@ class Host:
             details: Whether to ask for those too, machine by machine.
         """
         return listing.list_machines(self._connection, details=details)
+
+    def stats(
+        self,
+        *names: str,
+        since: Sequence[stats.MachineStats] = (),
+        interval: float = 0.0,
+    ) -> Sequence[stats.MachineStats]:
+        """Measure what machines use, in one libvirt call for all of them.
+
+        Args:
+            names: The machines, by name or UUID; all, sorted by name, where none is given.
+            since: The measurement before, from which rates and percentages are worked out.
+            interval: Seconds over which to measure rates now, instead of ``since``.
+
+        Raises:
+            NotFoundError: There is no such machine.
+        """
+        found = stats.measure(
+            lambda: figures.figures_of_all(self._connection), since=since, interval=interval
+        )
+        return stats.of_names(found, names)
 
     def gc(self, *, dry_run: bool = False) -> Sequence[gc.Leftover]:
         """Remove what killed clients left, and nothing else.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import paramiko
 
-from vmctl import flatten, info, power
+from vmctl import flatten, info, power, stats
 from vmctl.devices import memory, processors
 from vmctl.devices.disks import Disks
 from vmctl.devices.media import Cdroms
@@ -22,6 +22,7 @@ from vmctl.guest.readiness import Deadlines
 from vmctl.guest.ssh import SSHSession
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.exports import refuse_while_exported
+from vmctl.hypervisor.figures import figures_of
 from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.launch import finish
 from vmctl.progress import ProgressCallback, Reporter
@@ -98,6 +99,24 @@ class VM:
     def info(self) -> info.MachineInfo:
         """Return all that is known of it."""
         return info.describe(self._domain, self._domain.record(), reach=self._host.reach)
+
+    def stats(
+        self, *, since: stats.MachineStats | None = None, interval: float = 0.0
+    ) -> stats.MachineStats:
+        """Measure what it uses.
+
+        Args:
+            since: The measurement before, from which rates and percentages are worked out.
+            interval: Seconds over which to measure rates now, instead of ``since``.
+
+        Raises:
+            NotFoundError: It is gone.
+        """
+        before = () if since is None else (since,)
+        (found,) = stats.measure(
+            lambda: [figures_of(self._domain)], since=before, interval=interval
+        )
+        return found
 
     def xml(self, *, inactive: bool = False) -> str:
         """Return its libvirt XML, the live one or the one for its next start."""

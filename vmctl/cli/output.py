@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-__all__ = ["human_size", "plain", "print_document", "print_fields", "print_table"]
+__all__ = ["human_size", "plain", "print_document", "print_fields", "print_line", "print_table"]
 
 _WIDE = 100_000
 
@@ -55,6 +55,20 @@ def print_document(value: Any, style: str) -> None:
 
     Dumper.add_representer(str, text)
     click.echo(yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def print_line(value: Any, style: str) -> None:
+    """Print one of a stream of values: a line of JSON, or a YAML document.
+
+    Args:
+        value: Anything that `plain` takes.
+        style: ``json`` or ``yaml``.
+    """
+    if style == "json":
+        click.echo(json.dumps(plain(value), ensure_ascii=False))
+    else:
+        click.echo("---")
+        print_document(value, style)
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -23,6 +23,8 @@ _SECTIONS = {
         "create": f"{_PACKAGE}.machines:create",
         "list": f"{_PACKAGE}.machines:list_machines",
         "info": f"{_PACKAGE}.machines:info",
+        "stats": f"{_PACKAGE}.watching:stats",
+        "top": f"{_PACKAGE}.watching:top",
         "delete": f"{_PACKAGE}.machines:delete",
         "snapshot": f"{_PACKAGE}.snapshot:snapshot",
         "flatten": f"{_PACKAGE}.flatten:flatten",
