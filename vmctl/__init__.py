@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         WaitTimeoutError,
         WrongStateError,
     )
+    from vmctl.events import Event, EventKind, EventListener, EventStream
     from vmctl.gc import Leftover
     from vmctl.guest.command import CompletedCommand
     from vmctl.guest.readiness import Deadlines
@@ -56,6 +57,10 @@ _HOMES = {
     "CompletedCommand": "vmctl.guest.command",
     "ConflictError": _ERRORS,
     "Deadlines": "vmctl.guest.readiness",
+    "Event": "vmctl.events",
+    "EventKind": "vmctl.events",
+    "EventListener": "vmctl.events",
+    "EventStream": "vmctl.events",
     "GuestError": _ERRORS,
     "GuestUnreachableError": _ERRORS,
     "Host": "vmctl.host",
@@ -103,6 +108,10 @@ __all__ = [
     "CompletedCommand",
     "ConflictError",
     "Deadlines",
+    "Event",
+    "EventKind",
+    "EventListener",
+    "EventStream",
     "GuestError",
     "GuestUnreachableError",
     "Host",

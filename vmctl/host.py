@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from vmctl import gc, info, launch, listing, stats
+from vmctl import gc, info, launch, listing
+from vmctl.events import Event, EventKind, EventListener, EventStream
 from vmctl.guest.identity import KeyPair, own_key
 from vmctl.guest.reach import Reach
 from vmctl.guest.readiness import Deadlines
@@ -24,6 +25,7 @@ from vmctl.progress import ProgressCallback
 from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.spec import VMSpec
+from vmctl.stats import MachineStats, measure, of_names
 from vmctl.transfer import importing
 from vmctl.vm import VM
 from vmctl.volumes import Volumes
@@ -72,6 +74,7 @@ class Host:
         self._lock = threading.Lock()
         self._facts: HostFacts | None = None
         self._key: KeyPair | None = None
+        self._listeners: set[EventListener] = set()
         self.reach = Reach(self._address)
         self.sessions = Sessions()
 
@@ -91,6 +94,8 @@ class Host:
 
     def close(self) -> None:
         """Close the connection, and every connection to its guests. The guests run on."""
+        for listener in tuple(self._listeners):
+            listener.close()
         self.sessions.close()
         self._connection.close()
 
@@ -282,9 +287,9 @@ class Host:
     def stats(
         self,
         *names: str,
-        since: Sequence[stats.MachineStats] = (),
+        since: Sequence[MachineStats] = (),
         interval: float = 0.0,
-    ) -> Sequence[stats.MachineStats]:
+    ) -> Sequence[MachineStats]:
         """Measure what machines use, in one libvirt call for all of them.
 
         Args:
@@ -295,10 +300,60 @@ class Host:
         Raises:
             NotFoundError: There is no such machine.
         """
-        found = stats.measure(
+        found = measure(
             lambda: figures.figures_of_all(self._connection), since=since, interval=interval
         )
-        return stats.of_names(found, names)
+        return of_names(found, names)
+
+    def events(
+        self,
+        *machines: str,
+        kinds: Iterable[EventKind | str] = (),
+        timeout: float | None = None,
+        capacity: int = 1000,
+    ) -> EventStream:
+        """Return what happens to machines from now on, to iterate over; close it afterwards.
+
+        A connection that is lost is opened again. Two events say so, whatever ``kinds`` are asked
+        for, for what happened in between was not heard.
+
+        Args:
+            machines: Names or UUIDs of machines, which need not exist yet; none: all of them.
+            kinds: The kinds of events; all, where none is given.
+            timeout: Seconds after which the iteration ends; None: never.
+            capacity: How many events are kept until they are taken. When more come, the oldest are
+                thrown away, and an event says how many.
+
+        Raises:
+            UsageError: There is no such kind.
+        """
+        return EventStream(
+            self._connection, machines, kinds=kinds, timeout=timeout, capacity=capacity
+        )
+
+    def on_event(
+        self,
+        callback: Callable[[Event], object],
+        *machines: str,
+        kinds: Iterable[EventKind | str] = (),
+        capacity: int = 1000,
+    ) -> EventListener:
+        """Call a function for each event, in a thread of its own; close what is returned.
+
+        Args:
+            callback: The function. It may take its time, and call vmctl; an exception ends it.
+            machines: As for `events`.
+            kinds: As for `events`.
+            capacity: As for `events`.
+
+        Raises:
+            UsageError: There is no such kind.
+        """
+        stream = self.events(*machines, kinds=kinds, capacity=capacity)
+        listener = EventListener(stream, callback, self._listeners.discard)
+        self._listeners.add(listener)
+        listener.start()
+        return listener
 
     def gc(self, *, dry_run: bool = False) -> Sequence[gc.Leftover]:
         """Remove what killed clients left, and nothing else.

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import paramiko
 
-from vmctl import flatten, info, power, stats
+from vmctl import flatten, info, power
 from vmctl.devices import memory, processors
 from vmctl.devices.disks import Disks
 from vmctl.devices.media import Cdroms
 from vmctl.devices.nics import Nics
 from vmctl.errors import ConflictError, GuestUnreachableError, UsageError, WrongStateError
+from vmctl.events import EventKind, EventStream
 from vmctl.guest import console, readiness
 from vmctl.guest.agent import Agent
 from vmctl.guest.command import CompletedCommand
@@ -28,6 +29,7 @@ from vmctl.launch import finish
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.removal import remove_machine
 from vmctl.snapshots import Snapshots
+from vmctl.stats import MachineStats, measure
 from vmctl.transfer import exporting
 
 if TYPE_CHECKING:
@@ -100,9 +102,7 @@ class VM:
         """Return all that is known of it."""
         return info.describe(self._domain, self._domain.record(), reach=self._host.reach)
 
-    def stats(
-        self, *, since: stats.MachineStats | None = None, interval: float = 0.0
-    ) -> stats.MachineStats:
+    def stats(self, *, since: MachineStats | None = None, interval: float = 0.0) -> MachineStats:
         """Measure what it uses.
 
         Args:
@@ -113,10 +113,28 @@ class VM:
             NotFoundError: It is gone.
         """
         before = () if since is None else (since,)
-        (found,) = stats.measure(
-            lambda: [figures_of(self._domain)], since=before, interval=interval
-        )
+        (found,) = measure(lambda: [figures_of(self._domain)], since=before, interval=interval)
         return found
+
+    def events(
+        self,
+        *,
+        kinds: Iterable[EventKind | str] = (),
+        timeout: float | None = None,
+        capacity: int = 1000,
+    ) -> EventStream:
+        """Return what happens to it from now on, as `Host.events` does.
+
+        When the machine is gone, the iteration ends with a NotFoundError, after its last event.
+        """
+        return EventStream(
+            self._domain.connection,
+            (self.uuid,),
+            domain=self._domain,
+            kinds=kinds,
+            timeout=timeout,
+            capacity=capacity,
+        )
 
     def xml(self, *, inactive: bool = False) -> str:
         """Return its libvirt XML, the live one or the one for its next start."""

@@ -45,6 +45,7 @@ PAGES = {
     "docs/how-to/images.md": HOST,
     "docs/explanation/private-hosts.md": "",
     "docs/reference/python.md": HOST,
+    "docs/reference/events.md": HOST + WEB,
 }
 FULL_GUEST = {"docs/tutorial.md", "docs/how-to/launch-from-yaml.md"}
 # These install things, or run the tests that this is one of.

@@ -13,7 +13,15 @@ from typing import Any
 
 import click
 
-__all__ = ["human_size", "plain", "print_document", "print_fields", "print_line", "print_table"]
+__all__ = [
+    "human_size",
+    "one_line",
+    "plain",
+    "print_document",
+    "print_fields",
+    "print_line",
+    "print_table",
+]
 
 _WIDE = 100_000
 
@@ -80,7 +88,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for heading in headings:
         table.add_column(heading, no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(_one_line(cell) or "-") for cell in row))
+        table.add_row(*(Text(one_line(cell) or "-") for cell in row))
     _draw(table)
 
 
@@ -95,7 +103,7 @@ def print_fields(fields: Sequence[tuple[str, str | Sequence[str]]]) -> None:
     for name, value in fields:
         lines = [value] if isinstance(value, str) else list(value) or [""]
         for number, line in enumerate(lines):
-            table.add_row(Text(name if number == 0 else ""), Text(_one_line(line) or "-"))
+            table.add_row(Text(name if number == 0 else ""), Text(one_line(line) or "-"))
     _draw(table)
 
 
@@ -111,7 +119,8 @@ def _draw(table: Any) -> None:
     click.echo("\n".join(lines), color=console.color_system is not None)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text without what would move a terminal's cursor, on one line."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 

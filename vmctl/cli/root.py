@@ -25,6 +25,7 @@ _SECTIONS = {
         "info": f"{_PACKAGE}.machines:info",
         "stats": f"{_PACKAGE}.watching:stats",
         "top": f"{_PACKAGE}.watching:top",
+        "events": f"{_PACKAGE}.watching:events",
         "delete": f"{_PACKAGE}.machines:delete",
         "snapshot": f"{_PACKAGE}.snapshot:snapshot",
         "flatten": f"{_PACKAGE}.flatten:flatten",

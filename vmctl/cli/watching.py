@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vmctl.cli.context import App, machine_names, pass_app
+from vmctl.cli.errors import Interrupted
 from vmctl.cli.lazy import command
 from vmctl.cli.output import human_size, print_table
+from vmctl.errors import WaitTimeoutError
 
 if TYPE_CHECKING:
+    from vmctl.events import EventStream
     from vmctl.host import Host
     from vmctl.stats import MachineStats
 
-__all__ = ["stats", "top"]
+__all__ = ["events", "stats", "top"]
 
 _names = click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=machine_names)
 _CLEAR = "\x1b[H\x1b[2J"
@@ -133,12 +138,8 @@ def top(
     On a terminal the table is drawn anew; in a pipe one follows the other. With --format json each
     table is one line.
     """
-    with app.connect() as host:
-        try:
-            _repeat(app, host, names, every=interval, count=1 if once else iterations, sort=sort)
-        except KeyboardInterrupt:
-            # That is how one ends it.
-            return
+    with app.connect() as host, _until_ctrl_c():
+        _repeat(app, host, names, every=interval, count=1 if once else iterations, sort=sort)
 
 
 def _repeat(
@@ -170,3 +171,72 @@ def _sorted(found: Sequence[MachineStats], sort: str) -> Sequence[MachineStats]:
         return (value is None, -(value or 0.0), one.name)
 
     return sorted(found, key=key)
+
+
+@contextmanager
+def _until_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C end the block in good order: there is no other end to what has none."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if isinstance(error, Interrupted) and error.number != signal.SIGINT:
+            raise
+
+
+@command("events")
+@_names
+@click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only this kind; repeatable.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N events.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End after that time.",
+)
+@pass_app
+def events(
+    app: App,
+    names: tuple[str, ...],
+    kinds: tuple[str, ...],
+    count: int | None,
+    timeout: float | None,
+) -> None:
+    """Show what happens to machines, as it happens, until Ctrl-C; to all, without a NAME.
+
+    With --format json each event is one line. With one NAME it ends when that machine is gone, and
+    the exit code is 3. It is 6 when --timeout is over before --count events.
+    """
+    with app.connect() as host, _until_ctrl_c():
+        machines = [app.find(host, name) for name in dict.fromkeys(names)]
+        if len(machines) == 1:
+            stream = machines[0].events(kinds=kinds, timeout=timeout)
+        else:
+            uuids = [machine.uuid for machine in machines]
+            stream = host.events(*uuids, kinds=kinds, timeout=timeout)
+        if app.verbose:
+            app.note(f"listening at {host.uri}")
+        with stream:
+            seen = _show_events(app, stream, count)
+    if count is not None and seen < count:
+        raise WaitTimeoutError(
+            f"there were {seen} events of {count} within {timeout:g} s",
+            phase="events",
+            hint="give it more time with --timeout",
+        )
+
+
+def _show_events(app: App, stream: EventStream, count: int | None) -> int:
+    from vmctl.cli.output import one_line, print_line  # noqa: PLC0415 - with what it needs
+
+    seen = 0
+    for event in stream:
+        if app.wants_table:
+            parts = (event.time, event.name, event.kind.value, event.detail)
+            click.echo("  ".join(one_line(part) for part in parts if part))
+        else:
+            print_line(event, app.settings.format)
+        sys.stdout.flush()
+        seen += 1
+        if seen == count:
+            break
+    return seen

@@ -13,7 +13,7 @@ import libvirt
 from vmctl.errors import HostUnavailableError, PermissionDeniedError, VmctlError
 from vmctl.hypervisor import eventloop
 from vmctl.hypervisor.errors import calling, translate
-from vmctl.hypervisor.events import EventHub, Signal
+from vmctl.hypervisor.events import EventHub, Listener, Signal
 
 __all__ = ["Connection", "outlasting"]
 
@@ -43,6 +43,7 @@ class Connection:
         self._lock = threading.RLock()
         self._raw: Any = None
         self._callbacks: list[int] = []
+        self._more: list[int] = []
         self._closed = False
         eventloop.acquire()
         try:
@@ -63,10 +64,19 @@ class Connection:
                 raw.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
             try:
                 self._callbacks = self.events.attach(raw)
+                if self.events.has_listeners:
+                    self._more = self.events.attach_more(raw)
+                raw.registerCloseCallback(self._on_close, None)
             except libvirt.libvirtError:
                 raw.close()
                 raise
         self._raw = raw
+        self.events.opened()
+
+    def _on_close(self, raw: Any, _reason: int, _opaque: None) -> None:
+        # Called in libvirt's thread. An older connection may still be on its way out.
+        if raw is self._raw:
+            self.events.lost()
 
     @property
     def raw(self) -> Any:
@@ -80,7 +90,8 @@ class Connection:
                 raise HostUnavailableError(
                     f"the connection to {self.uri} is closed", hint="call vmctl.connect() again"
                 )
-            if self._raw is None or not self._raw.isAlive():
+            if self._raw is None or not self.events.connected or not self._raw.isAlive():
+                self.events.lost()
                 self._drop()
                 self._open()
                 self.events.notify_all()
@@ -88,7 +99,7 @@ class Connection:
 
     def _drop(self) -> None:
         raw, self._raw = self._raw, None
-        callbacks, self._callbacks = self._callbacks, []
+        callbacks, self._callbacks, self._more = [*self._callbacks, *self._more], [], []
         if raw is None:
             return
         # What is being closed may be broken already; there is nobody left to tell.
@@ -96,7 +107,32 @@ class Connection:
             with contextlib.suppress(libvirt.libvirtError):
                 raw.domainEventDeregisterAny(number)
         with contextlib.suppress(libvirt.libvirtError):
+            raw.unregisterCloseCallback()
+        with contextlib.suppress(libvirt.libvirtError):
             raw.close()
+
+    def subscribe(self, listener: Listener) -> None:
+        """Pass all events to a listener, from now on."""
+        with self._lock:
+            raw = self.raw
+            if self.events.add(listener):
+                try:
+                    with calling(f"listen to {self.uri}"):
+                        self._more = self.events.attach_more(raw)
+                except VmctlError:
+                    self.events.remove(listener)
+                    raise
+
+    def unsubscribe(self, listener: Listener) -> None:
+        """Pass nothing more to a listener; with the last one, libvirt is asked for less."""
+        with self._lock:
+            if not self.events.remove(listener):
+                return
+            more, self._more = self._more, []
+            for number in more if self._raw is not None else ():
+                # A connection that broke has no callbacks any more.
+                with contextlib.suppress(libvirt.libvirtError):
+                    self._raw.domainEventDeregisterAny(number)
 
     def close(self) -> None:
         """Close it, with its callbacks. Closing twice does nothing."""
@@ -105,6 +141,7 @@ class Connection:
                 return
             self._closed = True
             self._drop()
+            self.events.closed()
         eventloop.release()
 
 

@@ -1,4 +1,4 @@
-"""What libvirt says of its own accord: per machine, as a signal to whoever waits."""
+"""What libvirt says of its own accord: as a signal to whoever waits, and to listeners."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import libvirt
 
-__all__ = ["EventHub", "Signal"]
+from vmctl.hypervisor.event_kinds import (
+    MORE_IDS,
+    WAITED_FOR_IDS,
+    Event,
+    EventKind,
+    decode,
+    synthetic,
+)
+
+__all__ = ["EventHub", "Listener", "Signal"]
 
 T = TypeVar("T")
 
@@ -63,40 +72,107 @@ class Signal:
                     self._condition.wait(min(left, recheck))
 
 
+class Listener(Protocol):
+    """Takes events as they come, and never waits."""
+
+    def put(self, event: Event) -> None:
+        """Take one."""
+
+    def end(self) -> None:
+        """Hear that no more will come."""
+
+
 class EventHub:
-    """Registers with one connection, once per kind, and passes events on by the machine's UUID."""
+    """Registers with one connection, once per kind, and passes events on.
+
+    Those who wait for one machine get a signal; listeners get the events themselves.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._signals: dict[str, list[Signal]] = {}
+        self._listeners: list[Listener] = []
+        self.connected = False
 
     def attach(self, raw: Any) -> list[int]:
-        """Register the callbacks with a connection; returns their numbers."""
-        kinds = (
-            libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-            libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
-            libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
-            libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
-            libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE,
-        )
-        numbers = [raw.domainEventRegisterAny(None, kind, self._on_event, kind) for kind in kinds]
-        failed = libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED
-        return [*numbers, raw.domainEventRegisterAny(None, failed, self._on_refusal, None)]
+        """Register with a connection what is always needed; returns the callbacks' numbers."""
+        ids = WAITED_FOR_IDS
+        return [raw.domainEventRegisterAny(None, kind, self._on_event, kind) for kind in ids]
 
-    def _on_event(self, _conn: object, domain: Any, *details: object) -> None:
-        # The last is what was given at the registration, and between are as many as the kind has.
-        started = (details[-1], details[0]) == (
+    def attach_more(self, raw: Any) -> list[int]:
+        """Register what only listeners need; returns the callbacks' numbers."""
+        return [raw.domainEventRegisterAny(None, kind, self._on_event, kind) for kind in MORE_IDS]
+
+    def _on_event(self, _conn: object, domain: Any, *details: Any) -> None:
+        *said, kind = details
+        uuid = domain.UUIDString()
+        if kind == libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED:
+            self._note_refusal(uuid, alias=said[0])
+        started = (kind, said[0]) == (
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
             libvirt.VIR_DOMAIN_EVENT_STARTED,
         )
-        self.notify(domain.UUIDString(), started=started)
+        self.notify(uuid, started=started)
+        if self._listeners:
+            event = decode(kind, domain, tuple(said))
+            if event is not None:
+                self._publish(event)
 
-    def _on_refusal(self, _conn: object, domain: Any, alias: str, _opaque: object) -> None:
-        uuid = domain.UUIDString()
+    def _publish(self, event: Event) -> None:
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener.put(event)
+
+    def opened(self) -> None:
+        """Hear that the connection is there, perhaps again."""
+        with self._lock:
+            again, self.connected = not self.connected, True
+        if again:
+            self._publish(
+                synthetic(EventKind.CONNECTION_REGAINED, "events may have been missed meanwhile")
+            )
+
+    def lost(self) -> None:
+        """Hear that the connection broke. Whoever notices says so; it is told once."""
+        with self._lock:
+            was, self.connected = self.connected, False
+        if was:
+            self._publish(synthetic(EventKind.CONNECTION_LOST))
+            self.notify_all()
+
+    def closed(self) -> None:
+        """Hear that the connection was closed for good: nothing more will come."""
+        with self._lock:
+            self.connected = False
+            listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.end()
+        self.notify_all()
+
+    def add(self, listener: Listener) -> bool:
+        """Pass events to a listener; returns whether it is the first one."""
+        with self._lock:
+            self._listeners.append(listener)
+            return len(self._listeners) == 1
+
+    def remove(self, listener: Listener) -> bool:
+        """Leave a listener out from now on; returns whether it was the last one."""
+        with self._lock:
+            if listener not in self._listeners:
+                return False
+            self._listeners.remove(listener)
+            return not self._listeners
+
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
+
+    def _note_refusal(self, uuid: str, *, alias: str) -> None:
         with self._lock:
             for signal in self._signals.get(uuid, ()):
                 signal.refused.add(alias)
-        self.notify(uuid)
 
     def notify(self, uuid: str, *, started: bool = False) -> None:
         """Wake everybody who waits for the machine; ``started``: because it was started."""

@@ -27,3 +27,13 @@ def test_top_ends_after_its_tables(vmctl: Vmctl) -> None:
     once = vmctl(*_TEST, "top", "--interval", "0.1", "--once", "--sort", "name")
     assert "\x1b" not in once.stdout
     assert len(once.stdout.splitlines()) == 2
+
+
+def test_events_that_do_not_come_in_time(vmctl: Vmctl) -> None:
+    done = vmctl(*_TEST, "events", "--timeout", "0.1", "-f", "json")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+    done = vmctl(*_TEST, "events", "--timeout", "0.1", "--count", "1", "test")
+    assert done.exit_code == 6
+    assert "there were 0 events of 1" in done.stderr
+    assert vmctl(*_TEST, "events", "nope").exit_code == 3
+    assert vmctl(*_TEST, "events", "--kind", "nonsense").exit_code == 2
