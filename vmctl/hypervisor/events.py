@@ -108,10 +108,8 @@ class EventHub:
         uuid = domain.UUIDString()
         if kind == libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED:
             self._note_refusal(uuid, alias=said[0])
-        started = (kind, said[0]) == (
-            libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-            libvirt.VIR_DOMAIN_EVENT_STARTED,
-        )
+        is_lifecycle = kind == libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
+        started = is_lifecycle and said[0] == libvirt.VIR_DOMAIN_EVENT_STARTED
         self.notify(uuid, started=started)
         if self._listeners:
             event = decode(kind, domain, tuple(said))
