@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from vmctl.events import Event, EventKind, EventListener, EventStream
     from vmctl.gc import Leftover
     from vmctl.guest.command import CompletedCommand
+    from vmctl.guest.console_session import Console
+    from vmctl.guest.expecting import ConsoleMatch
     from vmctl.guest.readiness import Deadlines
     from vmctl.host import Host, connect
     from vmctl.hosts import HostSummary, list_hosts, start_host, stop_host
@@ -56,6 +58,8 @@ _HOMES = {
     "CommandFailedError": _ERRORS,
     "CompletedCommand": "vmctl.guest.command",
     "ConflictError": _ERRORS,
+    "Console": "vmctl.guest.console_session",
+    "ConsoleMatch": "vmctl.guest.expecting",
     "Deadlines": "vmctl.guest.readiness",
     "Event": "vmctl.events",
     "EventKind": "vmctl.events",
@@ -107,6 +111,8 @@ __all__ = [
     "CommandFailedError",
     "CompletedCommand",
     "ConflictError",
+    "Console",
+    "ConsoleMatch",
     "Deadlines",
     "Event",
     "EventKind",

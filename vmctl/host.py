@@ -11,6 +11,7 @@ from typing import BinaryIO, Self
 
 from vmctl import gc, info, launch, listing
 from vmctl.events import Event, EventKind, EventListener, EventStream
+from vmctl.guest.console_session import Consoles
 from vmctl.guest.identity import KeyPair, own_key
 from vmctl.guest.reach import Reach
 from vmctl.guest.readiness import Deadlines
@@ -77,6 +78,7 @@ class Host:
         self._listeners: set[EventListener] = set()
         self.reach = Reach(self._address)
         self.sessions = Sessions()
+        self.consoles = Consoles()
 
     def __repr__(self) -> str:
         return f"<Host {self._address.name!r}>"
@@ -97,6 +99,7 @@ class Host:
         for listener in tuple(self._listeners):
             listener.close()
         self.sessions.close()
+        self.consoles.close()
         self._connection.close()
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import paramiko
 
 from vmctl import flatten, info, power
+from vmctl.console import ConsoleAccess
 from vmctl.devices import memory, processors
 from vmctl.devices.disks import Disks
 from vmctl.devices.media import Cdroms
@@ -97,6 +98,11 @@ class VM:
     def cdroms(self) -> Cdroms:
         """Its CD-ROM drives."""
         return Cdroms(self._domain, pool=self._host.pool, templates=self._host.templates)
+
+    @property
+    def console(self) -> ConsoleAccess:
+        """Its serial console."""
+        return ConsoleAccess(self._domain, record=self._record, kept=self._host.consoles)
 
     def info(self) -> info.MachineInfo:
         """Return all that is known of it."""
@@ -511,3 +517,4 @@ class VM:
 
     def _forget_connection(self) -> None:
         self._host.sessions.drop(self.uuid)
+        self._host.consoles.drop(self.uuid)

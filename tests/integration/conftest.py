@@ -15,6 +15,8 @@ import pytest
 import vmctl
 from vmctl.hypervisor import private
 
+from .legacy_guest import legacy_spec
+
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -173,6 +175,24 @@ def shared_vm(host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
         yield vm
     finally:
         vm.delete()
+
+
+@pytest.fixture(scope="module")
+def legacy_vm(host: vmctl.Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[vmctl.VM]:
+    """One guest that has a keyboard, a screen and a serial port, and nothing else."""
+    vm = host.launch(legacy_spec(tmp_path_factory.mktemp("legacy"), graphics=["vnc"]))
+    try:
+        yield vm
+    finally:
+        vm.delete()
+
+
+@pytest.fixture
+def old(legacy_vm: vmctl.VM) -> Iterator[vmctl.VM]:
+    """Return that guest, running, with nobody of this process at its console."""
+    legacy_vm.start()
+    yield legacy_vm
+    legacy_vm.console.close()
 
 
 @pytest.fixture

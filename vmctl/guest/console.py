@@ -10,7 +10,7 @@ from vmctl.hypervisor.metadata import Record, Role
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.volumes import StoredVolume
 
-__all__ = ["clean", "console_log", "console_tail"]
+__all__ = ["clean", "clean_text", "console_log", "console_tail"]
 
 # ECMA-48 control sequences (CSI, OSC, two-byte escapes), and the control characters a log has no
 # use for: what a guest writes must not be able to drive the terminal of who reads it.
@@ -40,7 +40,12 @@ def console_log(connection: Connection, record: Record) -> str:
 
 def clean(written: bytes) -> str:
     """Return what was written as text that no terminal obeys; tabs and line feeds stay."""
-    return _CONTROL.sub("", written.decode("utf-8", "replace").replace("\r\n", "\n"))
+    return clean_text(written.decode("utf-8", "replace"))
+
+
+def clean_text(written: str) -> str:
+    """Return text without what a terminal obeys; tabs and line feeds stay."""
+    return _CONTROL.sub("", written)
 
 
 def console_tail(connection: Connection, record: Record, *, lines: int = 20) -> str:
