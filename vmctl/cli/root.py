@@ -48,6 +48,7 @@ _SECTIONS = {
         "wait": f"{_PACKAGE}.guest:wait",
         "ssh": f"{_PACKAGE}.guest:ssh",
         "exec": f"{_PACKAGE}.guest:execute",
+        "console": f"{_PACKAGE}.console:console",
         "logs": f"{_PACKAGE}.guest:logs",
     },
     "Storage": {

@@ -6,10 +6,8 @@ import os
 import select
 import signal
 import sys
-import termios
 import threading
 import time
-import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, TextIO
@@ -18,6 +16,7 @@ import paramiko
 
 from vmctl.errors import GuestUnreachableError, WaitTimeoutError
 from vmctl.guest.ssh import HINT_LOST, begin
+from vmctl.guest.terminal import raw_mode, write_all
 
 __all__ = ["interact", "pass_through"]
 
@@ -77,7 +76,7 @@ def interact(channel: paramiko.Channel, *, command: str | None = None) -> int:
             columns, lines = os.get_terminal_size(screen)
             channel.get_pty(os.environ.get("TERM") or "xterm", columns, lines)
             begin(channel, command, None)
-            with _raw_mode(keyboard), _resized() as wake:
+            with raw_mode(keyboard), _resized() as wake:
                 _converse(channel, keyboard, screen, wake)
             return _status(channel)
     finally:
@@ -104,16 +103,6 @@ def _status(channel: paramiko.Channel) -> int:
     if status < 0:
         raise _broken()
     return status
-
-
-@contextmanager
-def _raw_mode(terminal: int) -> Iterator[None]:
-    before = termios.tcgetattr(terminal)
-    try:
-        tty.setraw(terminal)
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 @contextmanager
@@ -159,7 +148,7 @@ def _converse(channel: paramiko.Channel, keyboard: int, screen: int, wake: int) 
                 continue
             wanted = escapes.feed(typed)
             if wanted is None:
-                _write_all(screen, b"\r\n")
+                write_all(screen, b"\r\n")
                 raise GuestUnreachableError(
                     "the connection was left by ~.",
                     hint="the guest is left as it is; log in again: `vmctl ssh`",
@@ -170,18 +159,12 @@ def _converse(channel: paramiko.Channel, keyboard: int, screen: int, wake: int) 
 def _copy_output(channel: paramiko.Channel, screen: int) -> bool:
     """Write what has come; returns whether more can come."""
     if channel.recv_stderr_ready():
-        _write_all(screen, channel.recv_stderr(_CHUNK))
+        write_all(screen, channel.recv_stderr(_CHUNK))
     if not channel.recv_ready() and not (channel.eof_received or channel.closed):
         return True
     piece = channel.recv(_CHUNK)
-    _write_all(screen, piece)
+    write_all(screen, piece)
     return bool(piece)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def pass_through(
@@ -292,7 +275,7 @@ def _writer(stream: TextIO) -> Callable[[bytes], None]:
     stream.flush()
     descriptor = _descriptor(stream)
     if descriptor is not None:
-        return lambda data: _write_all(descriptor, data)
+        return lambda data: write_all(descriptor, data)
 
     def write(data: bytes) -> None:
         stream.buffer.write(data)

@@ -19,6 +19,7 @@ import pytest
 from vmctl.errors import GuestUnreachableError, WaitTimeoutError
 from vmctl.guest import shell
 from vmctl.guest.shell import Escapes
+from vmctl.guest.terminal import raw_mode
 
 
 class _Server(paramiko.ServerInterface):
@@ -148,7 +149,7 @@ def test_a_connection_that_breaks(channel: paramiko.Channel) -> None:
 
 
 def _interrupted_in_raw_mode(terminal: int) -> None:
-    with shell._raw_mode(terminal):
+    with raw_mode(terminal):
         assert not termios.tcgetattr(terminal)[3] & termios.ECHO
         raise KeyboardInterrupt
 
