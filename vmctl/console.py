@@ -91,7 +91,7 @@ class ConsoleAccess:
         The console is opened if it isn't, and stays open for the next `send` or `expect` until
         `close`, the machine's end, or that of the `Host`.
         """
-        self._kept.get(self._domain.uuid, self._open).send(text, timeout=timeout)
+        self._kept.get(self._domain.uuid, self._open, reading=False).send(text, timeout=timeout)
 
     def expect(
         self, pattern: Pattern | Sequence[Pattern], *, timeout: float = 30.0
@@ -100,7 +100,8 @@ class ConsoleAccess:
 
         The console is opened if it isn't, and stays open, as with `send`.
         """
-        return self._kept.get(self._domain.uuid, self._open).expect(pattern, timeout=timeout)
+        console = self._kept.get(self._domain.uuid, self._open, reading=True)
+        return console.expect(pattern, timeout=timeout)
 
     def close(self) -> None:
         """Give back the console that `send` and `expect` opened; without one nothing is done."""

@@ -42,13 +42,13 @@ main:
     call feed
     jmp main
 .scan:                  ; a key without a character: <scan code>
-    mov bl, ah
+    mov cl, ah
     mov al, '<'
     call put
-    mov al, bl
+    mov al, cl
     shr al, 4
     call hex
-    mov al, bl
+    mov al, cl
     and al, 15
     call hex
     mov al, '>'

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import vmctl
 
-__all__ = ["BANNER", "PROMPT", "floppy", "legacy_spec"]
+__all__ = ["BANNER", "PROMPT", "at_prompt", "floppy", "legacy_spec"]
 
 BANNER = "Legacy system ready"
 PROMPT = "A:\\>"
@@ -21,8 +21,8 @@ PROMPT = "A:\\>"
 # nasm -f bin legacy_guest.asm, without the zeros at its end.
 _PROGRAM = bytes.fromhex(
     "31c08ed88ed0bc007cfcfbb80300cd10bafa03b007eeb800b88ec0bf600eb95000b8db02f3abb95000b8db04"
-    "f3abbecb7cac84c07405e85200ebf6b401cd16742eb400cd1684c074093ce07405e83300ebe988e3b03ce832"
-    "0088d8c0e804e8500088d8240fe84900b03ee81e00ebccbafd03eca8017409baf803ece80500ebbbf4ebb83c"
+    "f3abbecb7cac84c07405e85200ebf6b401cd16742eb400cd1684c074093ce07405e83300ebe988e1b03ce832"
+    "0088c8c0e804e8500088c8240fe84900b03ee81e00ebccbafd03eca8017409baf803ece80500ebbbf4ebb83c"
     "0d741c3c067430b40ebb0700cd1088c4bafd03eca82074fb88e0baf803eec3bede7cac84c07405e8ddffebf6"
     "c304303c3976d40427ebd0baf803b078b94f00eee2fdb00aeeebf04c65676163792073797374656d20726561"
     "64790d0a413a5c3e"
@@ -50,3 +50,11 @@ def legacy_spec(folder: str | os.PathLike[str], **fields: object) -> vmctl.VMSpe
         "nics": [],
     } | fields
     return vmctl.VMSpec.model_validate(given)
+
+
+def at_prompt(vm: vmctl.VM) -> None:
+    """Bring such a guest to a prompt with nothing before it that nobody has read."""
+    mark = uuid.uuid4().hex[:8]
+    # What is sent before it reads is kept for it.
+    vm.console.send(f"{mark}\r")
+    vm.console.expect(f"{mark}\n{PROMPT}", timeout=60)

@@ -17,19 +17,13 @@ import vmctl
 from vmctl.hypervisor import private
 from vmctl.hypervisor.events import Signal
 
-from .legacy_guest import BANNER, PROMPT, legacy_spec
+from .legacy_guest import BANNER, PROMPT, at_prompt, legacy_spec
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("nothing_left")]
 
 
 def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate()}
-
-
-def prompt(vm: vmctl.VM) -> None:
-    """Bring the guest to its prompt: what is sent before it reads is kept for it."""
-    vm.console.send("\r")
-    vm.console.expect(PROMPT)
 
 
 def test_what_is_sent_is_answered(old: vmctl.VM) -> None:
@@ -50,7 +44,7 @@ def test_what_is_sent_is_answered(old: vmctl.VM) -> None:
 
 
 def test_send_and_expect_open_it_and_keep_it(host: vmctl.Host, old: vmctl.VM) -> None:
-    prompt(old)
+    at_prompt(old)
     old.console.send("one")
     # The same console, by another handle.
     assert host.get(old.name).console.expect("one").before == ""
@@ -62,7 +56,7 @@ def test_send_and_expect_open_it_and_keep_it(host: vmctl.Host, old: vmctl.VM) ->
 
 
 def test_what_never_comes(old: vmctl.VM) -> None:
-    prompt(old)
+    at_prompt(old)
     old.console.send("hello")
     with pytest.raises(vmctl.WaitTimeoutError) as caught:
         old.console.expect(["never", re.compile("ne.er")], timeout=1)
@@ -134,7 +128,7 @@ def _opens(vm: vmctl.VM) -> bool | None:
 
 
 def test_a_guest_that_is_ended_while_something_is_expected(old: vmctl.VM) -> None:
-    prompt(old)
+    at_prompt(old)
     ending = threading.Timer(0.5, old._domain.destroy)
     ending.start()
     with pytest.raises(vmctl.WrongStateError) as caught:
@@ -146,7 +140,7 @@ def test_a_guest_that_is_ended_while_something_is_expected(old: vmctl.VM) -> Non
     assert "vmctl start" in caught.value.hint
     # The next one is the new start's.
     old.start()
-    prompt(old)
+    at_prompt(old)
 
 
 def test_a_guest_that_reads_nothing(old: vmctl.VM) -> None:
@@ -168,7 +162,7 @@ def test_a_guest_that_reads_nothing(old: vmctl.VM) -> None:
 def test_libvirtd_is_killed_while_something_is_expected(
     private_host: private.PrivateHost, host: vmctl.Host, old: vmctl.VM
 ) -> None:
-    prompt(old)
+    at_prompt(old)
     killing = threading.Timer(0.5, os.kill, (_libvirtd_of(private_host), signal.SIGKILL))
     killing.start()
     begin = time.monotonic()
@@ -179,7 +173,7 @@ def test_libvirtd_is_killed_while_something_is_expected(
     killing.join()
     alive = Signal().wait_for(lambda: _is_back(old), deadline=time.monotonic() + 30)
     assert alive
-    prompt(old)
+    at_prompt(old)
 
 
 def _is_back(vm: vmctl.VM) -> bool | None:

@@ -31,6 +31,7 @@ class Console:
         self._stream = stream
         self._encoding = encoding
         self._written = Expecting(encoding=encoding)
+        self._told = False
 
     def __enter__(self) -> Self:
         return self
@@ -43,11 +44,12 @@ class Console:
     ) -> None:
         self.close()
 
-    @property
-    def finished(self) -> bool:
-        """Whether nothing more will come, and nothing that came is left."""
+    def is_spent(self, *, reading: bool) -> bool:
+        """Return whether nothing can be sent any more or, for reading, nothing is left either."""
         self._take()
-        return self._stream.ended and not self._written.text
+        if not self._stream.ended:
+            return False
+        return not reading or self._told or not self._written.text
 
     def send(self, text: str | bytes, *, timeout: float = _SEND_SECONDS) -> None:
         r"""Send something as it is; what the Enter key sends is ``\r``.
@@ -105,6 +107,7 @@ class Console:
             if found is not None:
                 return found
             if over:
+                self._told = True
                 raise self._with_last(self._stream.why_ended())
             if not self._stream.wait(deadline):
                 raise self._with_last(
@@ -171,11 +174,17 @@ class Consoles:
         self._lock = threading.Lock()
         self._kept: dict[str, Console] = {}
 
-    def get(self, uuid: str, open_one: Callable[[], Console]) -> Console:
-        """Return the console that is kept, opened if there is none or it came to its end."""
+    def get(self, uuid: str, open_one: Callable[[], Console], *, reading: bool) -> Console:
+        """Return the console that is kept, opened if there is none or it came to its end.
+
+        Args:
+            uuid: The machine.
+            open_one: Opens its console.
+            reading: Whether one that ended is of use as long as somebody has to read it.
+        """
         with self._lock:
             kept = self._kept.get(uuid)
-            if kept is not None and not kept.finished:
+            if kept is not None and not kept.is_spent(reading=reading):
                 return kept
             if kept is not None:
                 del self._kept[uuid]
