@@ -29,6 +29,7 @@ from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.launch import finish
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.removal import remove_machine
+from vmctl.screen import Screen
 from vmctl.snapshots import Snapshots
 from vmctl.stats import MachineStats, measure
 from vmctl.transfer import exporting
@@ -103,6 +104,11 @@ class VM:
     def console(self) -> ConsoleAccess:
         """Its serial console."""
         return ConsoleAccess(self._domain, record=self._record, kept=self._host.consoles)
+
+    @property
+    def screen(self) -> Screen:
+        """Its screen and its keyboard."""
+        return Screen(self._domain, record=self._record)
 
     def info(self) -> info.MachineInfo:
         """Return all that is known of it."""

@@ -50,6 +50,9 @@ _SECTIONS = {
         "exec": f"{_PACKAGE}.guest:execute",
         "console": f"{_PACKAGE}.console:console",
         "logs": f"{_PACKAGE}.guest:logs",
+        "screenshot": f"{_PACKAGE}.screen:screenshot",
+        "send-key": f"{_PACKAGE}.screen:send_key",
+        "type": f"{_PACKAGE}.screen:type_",
     },
     "Storage": {
         "pool": f"{_PACKAGE}.pool:pool",

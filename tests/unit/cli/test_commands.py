@@ -327,3 +327,13 @@ def test_exec_without_a_command_is_a_usage_error(vmctl: Vmctl) -> None:
         done = vmctl(*_TEST, *words)
         assert done.exit_code == 2
         assert "see `vmctl exec --help`" in done.stderr
+
+
+def test_keys_that_make_no_sense(vmctl: Vmctl, own: tuple[str, str]) -> None:
+    done = vmctl(*own, "send-key", "web", "ctrl-delte")
+    assert done.exit_code == 2
+    assert "did you mean delete" in done.stderr
+    done = vmctl(*own, "type", "--layout", "xx", "web", "a")
+    assert (done.exit_code, "one of: us, de" in done.stderr) == (2, True)
+    done = vmctl(*own, "type", "web", "-", stdin=b"\xff")
+    assert (done.exit_code, "is no text" in done.stderr) == (2, True)
