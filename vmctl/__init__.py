@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from vmctl.guest.readiness import Deadlines
     from vmctl.host import Host, connect
     from vmctl.hosts import HostSummary, list_hosts, start_host, stop_host
+    from vmctl.hypervisor.displays import Display
     from vmctl.info import MachineInfo, MachineSummary
     from vmctl.pools import PoolInfo
     from vmctl.preview import Preview, preview_documents
@@ -61,6 +62,7 @@ _HOMES = {
     "Console": "vmctl.guest.console_session",
     "ConsoleMatch": "vmctl.guest.expecting",
     "Deadlines": "vmctl.guest.readiness",
+    "Display": "vmctl.hypervisor.displays",
     "Event": "vmctl.events",
     "EventKind": "vmctl.events",
     "EventListener": "vmctl.events",
@@ -114,6 +116,7 @@ __all__ = [
     "Console",
     "ConsoleMatch",
     "Deadlines",
+    "Display",
     "Event",
     "EventKind",
     "EventListener",

@@ -108,7 +108,7 @@ class VM:
     @property
     def screen(self) -> Screen:
         """Its screen and its keyboard."""
-        return Screen(self._domain, record=self._record)
+        return Screen(self._domain, record=self._record, reach=self._host.reach)
 
     def info(self) -> info.MachineInfo:
         """Return all that is known of it."""

@@ -53,6 +53,7 @@ _SECTIONS = {
         "screenshot": f"{_PACKAGE}.screen:screenshot",
         "send-key": f"{_PACKAGE}.screen:send_key",
         "type": f"{_PACKAGE}.screen:type_",
+        "display": f"{_PACKAGE}.display:display",
     },
     "Storage": {
         "pool": f"{_PACKAGE}.pool:pool",

@@ -7,10 +7,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from vmctl.errors import SpecProblem
 from vmctl.spec.base import SpecModel
 from vmctl.spec.nic import IpAddress
 
-__all__ = ["GraphicsSpec", "GraphicsType"]
+__all__ = ["LONGEST_PASSWORD", "GraphicsSpec", "GraphicsType"]
 
 
 class GraphicsType(StrEnum):
@@ -18,6 +19,11 @@ class GraphicsType(StrEnum):
 
     VNC = "vnc"
     SPICE = "spice"
+
+
+GraphicsPassword = Annotated[str, Field(min_length=1, pattern=r"^[ -~]*$")]
+LONGEST_PASSWORD = {GraphicsType.VNC: 8, GraphicsType.SPICE: 59}
+"""RFC 6143, 7.2.2; SPICE_MAX_PASSWORD_LENGTH of the SPICE protocol, less the NUL."""
 
 
 class GraphicsSpec(SpecModel):
@@ -31,3 +37,11 @@ class GraphicsSpec(SpecModel):
     """The host's address that it listens on; only the host itself reaches the default."""
     port: Annotated[int, Field(ge=5900, le=65535)] | None = None
     """Its port; the host chooses one when it is not given."""
+    password: GraphicsPassword | None = Field(default=None, repr=False)
+    """What whoever connects must know: up to 8 characters for VNC, 59 for SPICE."""
+
+    def _problems(self) -> list[SpecProblem]:
+        most = LONGEST_PASSWORD[self.type]
+        if self.password is not None and len(self.password) > most:
+            return [SpecProblem("password", f"{self.type} takes {most} characters at most")]
+        return []

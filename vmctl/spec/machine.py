@@ -174,7 +174,7 @@ class VMSpec(SpecDocument):
     def without_secrets(self) -> dict[str, Any]:
         """Give what is written in the spec, ready for JSON, without anything that may be secret.
 
-        Left out are password hashes, the contents of files, commands, and raw cloud-config.
+        Left out are passwords, their hashes, the contents of files, commands, and raw cloud-config.
         ``redacted`` has the paths of what was left out.
         """
         from vmctl.spec.writing import without_secrets  # noqa: PLC0415 - it needs this class

@@ -38,6 +38,8 @@ def without_secrets(spec: VMSpec) -> dict[str, Any]:
                 del user["lock_passwd"]
         for index, file in enumerate(cloud_init.get("write_files", ())):
             _drop(file, "content", f"cloud_init.write_files[{index}]", redacted)
+    for index, server in enumerate(record.get("graphics") or ()):
+        _drop(server, "password", f"graphics[{index}]", redacted)
     if redacted:
         record["redacted"] = redacted
     return record

@@ -174,7 +174,9 @@ def test_record_has_no_secrets_and_can_be_read_back() -> None:
         "  runcmd: [echo SECRET]\n  bootcmd: [[echo, SECRET]]\n"
         "  user_data: {a: SECRET}\n  vendor_data: {a: SECRET}\n"
         "  network_config: {version: 2, wifis: {w: {password: SECRET}}}\n"
+        "graphics: [spice, {type: vnc, password: SECRET}]\n"
     )
+    assert "SECRET" not in repr(spec.graphics)
     record = spec.without_secrets()
     assert "SECRET" not in str(record)
     assert record["redacted"] == [
@@ -185,6 +187,7 @@ def test_record_has_no_secrets_and_can_be_read_back() -> None:
         "cloud_init.bootcmd",
         "cloud_init.users[0].hashed_passwd",
         "cloud_init.write_files[0].content",
+        "graphics[1].password",
     ]
     again = VMSpec.from_record(record)
     assert again.name == "a"

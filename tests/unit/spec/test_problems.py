@@ -252,6 +252,7 @@ WRONG = [
         "graphics[1].port",
         "is graphics[0]'s already",
     ),
+    ("graphics: [{type: vnc, password: ninechars}]", "graphics[0].password", "vnc takes 8"),
     ("video: qxl", "video.model", "qxl needs a spice server"),
     ("video: {model: virtio, vram: 16MiB}", "video.vram", "has no memory of its own"),
     ("video: {model: vga, vram: 1025KiB}", "video.vram", "whole number of MiB"),
