@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO
 
 import paramiko
 
@@ -17,9 +17,10 @@ from vmctl.devices.media import Cdroms
 from vmctl.devices.nics import Nics
 from vmctl.errors import ConflictError, GuestUnreachableError, UsageError, WrongStateError
 from vmctl.events import EventKind, EventStream
-from vmctl.guest import console, readiness
+from vmctl.guest import console, readiness, running
 from vmctl.guest.agent import Agent
 from vmctl.guest.command import CompletedCommand
+from vmctl.guest.link import Link
 from vmctl.guest.readiness import Deadlines
 from vmctl.guest.ssh import SSHSession
 from vmctl.hypervisor.domains import Domain, State
@@ -437,9 +438,13 @@ class VM:
             HostKeyMismatchError: Somebody else answers.
             WrongStateError: It is off.
         """
-        kept = self._host.sessions.get(self.uuid)
-        if kept is not None:
-            return kept
+        return self._link.session()
+
+    @property
+    def _link(self) -> Link:
+        return Link(self.uuid, self._host.sessions, self._log_in)
+
+    def _log_in(self) -> SSHSession:
         record = self._record()
         state = self._domain.state()
         if state is not State.RUNNING:
@@ -449,34 +454,40 @@ class VM:
                 f"'{self.name}' has no cloud-init, so vmctl has no key to it",
                 hint=f"use its console: `vmctl logs {self.name}`",
             )
-        session = readiness.log_in(
+        return readiness.log_in(
             self._domain,
             record,
             reach=self._host.reach,
             key=self._host.key,
             timeout=_LOG_IN_SECONDS,
         )
-        return self._host.sessions.keep(self.uuid, session)
 
     def run(
         self,
         command: str | Sequence[str],
         *,
-        stdin: bytes = b"",
+        stdin: bytes | BinaryIO = b"",
         timeout: float | None = None,
         check: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
         on_stdout: Callable[[bytes], None] | None = None,
         on_stderr: Callable[[bytes], None] | None = None,
-        via: Literal["ssh", "agent"] | None = None,
+        via: running.Via = None,
     ) -> CompletedCommand:
         """Run a command in the guest: by SSH, or by the agent where SSH can't be had.
 
         Args:
             command: Words, or a line for the guest's shell.
-            stdin: What the command reads.
+            stdin: What the command reads: bytes, or a file that is read while it runs (by the
+                agent: before it runs).
             timeout: Seconds; None waits for ever.
             check: Whether a status other than 0 is an error.
-            on_stdout: Called with each piece of output as it comes (by SSH only).
+            env: Variables that it finds. Their values are on no command line in the guest.
+            cwd: The folder that it runs in; the status is 126 when that can't be entered.
+            user: Another user to run it as, by sudo without a password.
+            on_stdout: Called with each piece of output as it comes (by the agent: at the end).
             on_stderr: The same for errors.
             via: The only way to try; None tries SSH, then the agent.
 
@@ -487,31 +498,26 @@ class VM:
             GuestUnreachableError: Neither SSH nor the agent answers.
             CommandFailedError: ``check`` is set, and the status is not 0.
             WaitTimeoutError: It did not end in time.
+            UsageError: There is no command, or a name in ``env`` can't be one.
         """
-        agent = Agent(self._domain)
-        try:
-            session = None if via == "agent" else self.ssh()
-        except GuestUnreachableError as error:
-            if via == "ssh":
-                raise
-            if not agent.answers():
-                raise GuestUnreachableError(
-                    error.brief,
-                    details=f"{error.details}\nits agent does not answer either".strip(),
-                    hint=error.hint,
-                ) from error
-            session = None
-        if session is None:
-            done = agent.run(command, stdin=stdin, timeout=timeout)
-        else:
-            done = session.run(
-                command, stdin=stdin, timeout=timeout, on_stdout=on_stdout, on_stderr=on_stderr
-            )
+        done = running.run(
+            self._link,
+            Agent(self._domain),
+            command,
+            stdin=stdin,
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            user=user,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            via=via,
+        )
         return done.check() if check else done
 
     def open_channel(self) -> paramiko.Channel:
         """Return a new SSH channel, for an interactive shell."""
-        return self.ssh().open_channel()
+        return self._link.channel()
 
     def console_log(self) -> str:
         """Return what the guest wrote to its serial console, without control sequences.

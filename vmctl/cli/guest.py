@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -87,6 +88,16 @@ def _command_of(words: tuple[str, ...]) -> list[str]:
     return list(words[1:] if words[:1] == ("--",) else words)
 
 
+def _variables(given: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for entry in given:
+        variable, equals, value = entry.partition("=")
+        if not equals and variable not in os.environ:
+            raise click.BadParameter(f"there is no variable {variable} here", param_hint="--env")
+        found[variable] = value if equals else os.environ[variable]
+    return found
+
+
 def _log_in(app: App, machine: VM) -> paramiko.Channel:
     from vmctl.progress import Reporter  # noqa: PLC0415 - not before it is needed
 
@@ -128,8 +139,25 @@ def ssh(app: App, name: str, words: tuple[str, ...], tty: bool) -> None:
     metavar="SECONDS",
     help="How long the command may take.",
 )
+@click.option(
+    "--env",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A variable for the command; without a value the one that it has here.",
+)
+@click.option("--cwd", metavar="FOLDER", help="The folder to run it in.")
+@click.option("--user", metavar="USER", help="The user to run it as, by sudo.")
 @pass_app
-def execute(app: App, name: str, words: tuple[str, ...], timeout: float | None) -> None:
+def execute(
+    app: App,
+    name: str,
+    words: tuple[str, ...],
+    *,
+    timeout: float | None,
+    env: tuple[str, ...],
+    cwd: str | None,
+    user: str | None,
+) -> None:
     """Run a COMMAND in the guest of NAME, word for word.
 
     The words reach the command as they are; for a pipe write: sh -c 'one | two'. Its output comes
@@ -142,22 +170,34 @@ def execute(app: App, name: str, words: tuple[str, ...], timeout: float | None) 
     stdin = given_stdin()
     if stdin is not None and stdin.isatty():
         stdin = None
-    from vmctl.guest import shell  # noqa: PLC0415 - not before it is needed
+    from vmctl.guest import shell, surroundings  # noqa: PLC0415 - not before it is needed
 
+    variables = _variables(env)
+    line, preamble = surroundings.surround(
+        shlex.join(command_words), env=variables, cwd=cwd, user=user
+    )
     with app.machine(name) as machine, transport():
         try:
             channel = _log_in(app, machine)
         except GuestUnreachableError as error:
             if app.verbose:
                 app.note(f"{error.brief}; trying its agent")
-            given = b"" if stdin is None else stdin.read()
-            done = machine.run(command_words, stdin=given, timeout=timeout, via="agent")
+            done = machine.run(
+                command_words,
+                stdin=b"" if stdin is None else stdin,
+                timeout=timeout,
+                env=variables,
+                cwd=cwd,
+                user=user,
+                via="agent",
+            )
             click.echo(done.stdout, nl=False)
             click.echo(done.stderr, nl=False, err=True)
             status = done.exit_status
         else:
-            line = shlex.join(command_words)
-            status = shell.pass_through(channel, command=line, stdin=stdin, timeout=timeout)
+            status = shell.pass_through(
+                channel, command=line, stdin=stdin, timeout=timeout, preamble=preamble
+            )
     raise click.exceptions.Exit(status)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vmctl.errors import CommandFailedError
+from vmctl.errors import CommandFailedError, UsageError
 
 __all__ = ["CompletedCommand", "shell_line"]
 
@@ -48,5 +48,14 @@ class CompletedCommand:
 
 
 def shell_line(command: str | Sequence[str]) -> str:
-    """Return the line for a POSIX shell: a list is quoted word by word, a string stays as it is."""
-    return command if isinstance(command, str) else shlex.join(command)
+    """Return the line for a POSIX shell: a list is quoted word by word, a string stays as it is.
+
+    Raises:
+        UsageError: There is no command.
+    """
+    line = command if isinstance(command, str) else shlex.join(command)
+    if not line:
+        raise UsageError(
+            "there is no command to run", hint="give the command as a line or as a list of words"
+        )
+    return line

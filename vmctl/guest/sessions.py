@@ -42,10 +42,18 @@ class Sessions:
                 spare.close()
         return kept
 
-    def drop(self, uuid: str) -> None:
-        """Close the connection to one machine."""
+    def drop(self, uuid: str, *, only: SSHSession | None = None) -> None:
+        """Close the connection to one machine.
+
+        Args:
+            uuid: The machine's.
+            only: The connection that is meant: another one, which somebody opened since, stays.
+        """
         with self._lock:
-            session = self._kept.pop(uuid, None)
+            session = self._kept.get(uuid)
+            if only is not None and session is not only:
+                return
+            self._kept.pop(uuid, None)
         if session is not None:
             session.close()
 

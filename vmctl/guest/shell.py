@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from typing import Any, BinaryIO, TextIO
 
 import paramiko
 
 from vmctl.errors import GuestUnreachableError, WaitTimeoutError
-from vmctl.guest.ssh import HINT_LOST, begin
+from vmctl.guest.conversation import HINT_LOST, begin
 from vmctl.guest.terminal import raw_mode, write_all
 
 __all__ = ["interact", "pass_through"]
@@ -173,6 +174,7 @@ def pass_through(
     command: str | None,
     stdin: BinaryIO | None,
     timeout: float | None = None,
+    preamble: bytes = b"",
 ) -> int:
     """Run a command, or a shell, with this process's stdin, stdout and stderr, byte for byte.
 
@@ -183,6 +185,7 @@ def pass_through(
         command: What to run; None for the user's shell.
         stdin: What it reads; None for nothing.
         timeout: Seconds that it has; None for no limit.
+        preamble: What it reads first.
 
     Returns:
         The exit status in the guest.
@@ -195,7 +198,7 @@ def pass_through(
     try:
         with _speaking():
             begin(channel, command, deadline)
-            _pump(channel, stdin, deadline)
+            _pump(channel, stdin, deadline, preamble)
             if not channel.status_event.wait(_left(deadline)):
                 raise TimeoutError
             return _status(channel)
@@ -213,7 +216,9 @@ def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _pump(channel: paramiko.Channel, stdin: BinaryIO | None, deadline: float | None) -> None:
+def _pump(
+    channel: paramiko.Channel, stdin: BinaryIO | None, deadline: float | None, preamble: bytes
+) -> None:
     """Copy in both directions until the guest has no more to say."""
     failed: list[BaseException] = []
 
@@ -226,10 +231,8 @@ def _pump(channel: paramiko.Channel, stdin: BinaryIO | None, deadline: float | N
             channel.close()
 
     # Threads that nobody waits for at the end: one may be stuck in a read of stdin.
-    if stdin is None:
-        channel.shutdown_write()
-    else:
-        threading.Thread(target=_feed, args=(channel, stdin), daemon=True).start()
+    given = BytesIO() if stdin is None else stdin
+    threading.Thread(target=_feed, args=(channel, given, preamble), daemon=True).start()
     readers = [
         threading.Thread(target=copy, args=(channel.recv, _writer(sys.stdout)), daemon=True),
         threading.Thread(target=copy, args=(channel.recv_stderr, _writer(sys.stderr)), daemon=True),
@@ -244,10 +247,12 @@ def _pump(channel: paramiko.Channel, stdin: BinaryIO | None, deadline: float | N
         raise failed[0]
 
 
-def _feed(channel: paramiko.Channel, stdin: BinaryIO) -> None:
+def _feed(channel: paramiko.Channel, stdin: BinaryIO, preamble: bytes) -> None:
     read = _reader(stdin)
     # A command that ends without reading its input is no failure.
     with suppress(OSError, ValueError, EOFError, paramiko.SSHException):
+        if preamble:
+            channel.sendall(preamble)
         while piece := read(_CHUNK):
             channel.sendall(piece)
         channel.shutdown_write()

@@ -7,29 +7,30 @@ import io
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 import paramiko
 
 from vmctl.errors import (
+    ConflictError,
     GuestUnreachableError,
     HostKeyMismatchError,
-    UsageError,
     WaitTimeoutError,
 )
 from vmctl.guest.command import CompletedCommand, shell_line
+from vmctl.guest.conversation import HINT_LOST, CallersError, begin, converse, status_of
 from vmctl.guest.identity import KeyPair
 
-__all__ = ["HINT_LOST", "SSHSession", "begin", "connect"]
+__all__ = ["SSHSession", "connect", "run_in"]
 
 # Under emulation a handshake alone takes seconds.
 _HANDSHAKE_SECONDS = 60.0
 # What went wrong arrives as an exception; without a handler Python would print it as well.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 _KEEPALIVE_SECONDS = 15
-HINT_LOST = "the guest, or its sshd, went down: `vmctl wait` waits until it is back"
+# A guest that answers at all opens a channel at once.
+_OPEN_SECONDS = 15.0
 
 
 def connect(
@@ -140,19 +141,46 @@ class SSHSession:
         Raises:
             GuestUnreachableError: The connection is lost.
         """
+        try:
+            return self._transport().open_session(timeout=_OPEN_SECONDS)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise self._lost(str(error)) from error
+
+    def open_channel_to(self, address: str, port: int) -> paramiko.Channel:
+        """Return a channel to a port that the guest can reach.
+
+        Args:
+            address: A name or an IP address, as the guest knows it.
+            port: The port there.
+
+        Raises:
+            ConflictError: Nothing listens there, or the guest's sshd forbids it.
+            GuestUnreachableError: The connection is lost.
+        """
+        try:
+            return self._transport().open_channel(
+                "direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=_OPEN_SECONDS
+            )
+        except paramiko.ChannelException as error:
+            raise ConflictError(
+                f"no connection from '{self._machine}' to {address} port {port}",
+                details=error.text,
+                hint="does something listen there in the guest? and sshd may forbid it: "
+                "AllowTcpForwarding",
+            ) from error
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise self._lost(str(error)) from error
+
+    def _transport(self) -> paramiko.Transport:
         transport = self._client.get_transport()
         if transport is None or not transport.is_active():
-            raise GuestUnreachableError(
-                f"the SSH connection to '{self._machine}' is lost", hint=HINT_LOST
-            )
-        try:
-            return transport.open_session(timeout=_HANDSHAKE_SECONDS)
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise GuestUnreachableError(
-                f"the SSH connection to '{self._machine}' is lost",
-                details=str(error),
-                hint=HINT_LOST,
-            ) from error
+            raise self._lost("")
+        return transport
+
+    def _lost(self, details: str) -> GuestUnreachableError:
+        return GuestUnreachableError(
+            f"the SSH connection to '{self._machine}' is lost", details=details, hint=HINT_LOST
+        )
 
     def run(
         self,
@@ -160,8 +188,6 @@ class SSHSession:
         *,
         stdin: bytes = b"",
         timeout: float | None = None,
-        on_stdout: Callable[[bytes], None] | None = None,
-        on_stderr: Callable[[bytes], None] | None = None,
     ) -> CompletedCommand:
         """Run a command to its end.
 
@@ -169,50 +195,14 @@ class SSHSession:
             command: Words, or a line for the shell.
             stdin: What it reads.
             timeout: Seconds; None waits for ever.
-            on_stdout: Called with each piece of its output as it comes.
-            on_stderr: The same for its errors.
 
         Raises:
             GuestUnreachableError: The connection broke before the status was there.
             WaitTimeoutError: The command did not end in time; its channel is closed.
         """
         line = shell_line(command)
-        if not line:
-            raise UsageError(
-                "there is no command to run",
-                hint="give the command as a line or as a list of words",
-            )
-        deadline = None if timeout is None else time.monotonic() + timeout
-        channel = self.open_channel()
-        try:
-            begin(channel, line, deadline)
-            out, err = _converse(channel, stdin, deadline, on_stdout, on_stderr)
-            status = _status(channel, deadline)
-        except _CallbackError as failure:
-            raise failure.error from None
-        except TimeoutError as error:
-            raise WaitTimeoutError(
-                f"the command {line!r} in '{self._machine}' did not end within {timeout:g} s",
-                phase="command",
-                hint="give it more time, or look at what it waits for",
-            ) from error
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise GuestUnreachableError(
-                f"the SSH connection to '{self._machine}' broke", details=str(error), hint=HINT_LOST
-            ) from error
-        finally:
-            channel.close()
-        if status < 0:
-            # Paramiko's answer when the channel closed without a status.
-            raise GuestUnreachableError(
-                f"the SSH connection to '{self._machine}' broke", hint=HINT_LOST
-            )
-        return CompletedCommand(
-            command=line,
-            exit_status=status,
-            stdout=out.decode("utf-8", "replace"),
-            stderr=err.decode("utf-8", "replace"),
-            via="ssh",
+        return run_in(
+            self.open_channel(), line, machine=self._machine, stdin=stdin, timeout=timeout
         )
 
     def close(self) -> None:
@@ -220,91 +210,62 @@ class SSHSession:
         self._client.close()
 
 
-def begin(channel: paramiko.Channel, command: str | None, deadline: float | None) -> None:
-    """Start a command, or the user's shell, in a channel.
+def run_in(
+    channel: paramiko.Channel,
+    line: str,
+    *,
+    machine: str,
+    named: str = "",
+    stdin: bytes | BinaryIO = b"",
+    preamble: bytes = b"",
+    timeout: float | None = None,
+    on_stdout: Callable[[bytes], None] | None = None,
+    on_stderr: Callable[[bytes], None] | None = None,
+) -> CompletedCommand:
+    """Run a command in a new channel to its end; the channel is closed then.
+
+    Args:
+        channel: The channel.
+        line: A line for the guest's shell.
+        machine: The machine's name, for messages.
+        named: What the line is called in messages and in the result; empty: itself.
+        stdin: What it reads; a file is read while it runs.
+        preamble: What it reads before that.
+        timeout: Seconds; None waits for ever.
+        on_stdout: Called with each piece of its output as it comes.
+        on_stderr: The same for its errors.
 
     Raises:
-        TimeoutError: The deadline came first.
-        GuestUnreachableError: There is no deadline, and the guest does not answer.
+        GuestUnreachableError: The connection broke before the status was there.
+        WaitTimeoutError: The command did not end in time.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="vmctl-ssh") as threads:
-        if command is None:
-            started = threads.submit(channel.invoke_shell)
-        else:
-            started = threads.submit(channel.exec_command, command)
-        try:
-            # Paramiko itself waits without an end.
-            started.result(_HANDSHAKE_SECONDS if deadline is None else _left(deadline))
-        except BaseException as error:
-            channel.close()
-            if deadline is None and isinstance(error, TimeoutError):
-                raise GuestUnreachableError(
-                    "the guest does not answer on its SSH connection any more", hint=HINT_LOST
-                ) from error
-            raise
-
-
-def _converse(
-    channel: paramiko.Channel,
-    stdin: bytes,
-    deadline: float | None,
-    on_stdout: Callable[[bytes], None] | None,
-    on_stderr: Callable[[bytes], None] | None,
-) -> tuple[bytes, bytes]:
-    """Write stdin and read both outputs side by side, so that no side waits for the other."""
-    with ThreadPoolExecutor(3, thread_name_prefix="vmctl-ssh") as threads:
-        try:
-            out = threads.submit(_read, channel.recv, on_stdout)
-            err = threads.submit(_read, channel.recv_stderr, on_stderr)
-            into = threads.submit(_write, channel, stdin)
-            jobs: list[Future[Any]] = [into, out, err]
-            left = None if deadline is None else _left(deadline)
-            # One that failed (a callback of the caller's may) keeps the others waiting for ever.
-            ended, unfinished = wait(jobs, left, return_when=FIRST_EXCEPTION)
-            for job in ended:
-                job.result()
-            if unfinished:
-                raise TimeoutError
-            return out.result(), err.result()
-        except BaseException:
-            # Ends the threads, for which leaving the block waits.
-            channel.close()
-            raise
-
-
-def _write(channel: paramiko.Channel, stdin: bytes) -> None:
-    # A command that ends without reading its input is no failure.
-    with suppress(OSError):
-        if stdin:
-            channel.sendall(stdin)
-        channel.shutdown_write()
-
-
-def _read(receive: Callable[[int], bytes], tell: Callable[[bytes], None] | None) -> bytes:
-    read = bytearray()
-    while piece := receive(65536):
-        read += piece
-        if tell is not None:
-            try:
-                tell(piece)
-            except Exception as error:
-                raise _CallbackError(error) from error
-    return bytes(read)
-
-
-class _CallbackError(Exception):
-    """What a callback of the caller's raised, kept apart from what the connection raises."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
-
-
-def _status(channel: paramiko.Channel, deadline: float | None) -> int:
-    if not channel.status_event.wait(None if deadline is None else _left(deadline)):
-        raise TimeoutError
-    return channel.recv_exit_status()
+    named = named or line
+    deadline = None if timeout is None else time.monotonic() + timeout
+    try:
+        begin(channel, line, deadline)
+        out, err = converse(channel, stdin, deadline, on_stdout, on_stderr, preamble=preamble)
+        status = status_of(channel, deadline)
+    except CallersError as failure:
+        raise failure.error from None
+    except TimeoutError as error:
+        raise WaitTimeoutError(
+            f"the command {named!r} in '{machine}' did not end within {timeout:g} s",
+            phase="command",
+            hint="give it more time, or look at what it waits for",
+        ) from error
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise GuestUnreachableError(
+            f"the SSH connection to '{machine}' broke", details=str(error), hint=HINT_LOST
+        ) from error
+    finally:
+        channel.close()
+    if status < 0:
+        # Paramiko's answer when the channel closed without a status.
+        raise GuestUnreachableError(f"the SSH connection to '{machine}' broke", hint=HINT_LOST)
+    return CompletedCommand(
+        command=named,
+        exit_status=status,
+        stdout=out.decode("utf-8", "replace"),
+        stderr=err.decode("utf-8", "replace"),
+        via="ssh",
+    )

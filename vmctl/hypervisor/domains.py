@@ -15,6 +15,7 @@ from lxml import etree
 
 from vmctl.errors import (
     ConflictError,
+    GuestError,
     GuestUnreachableError,
     NotFoundError,
     VmctlError,
@@ -270,6 +271,8 @@ class Domain:
 
         Raises:
             GuestUnreachableError: No agent answers.
+            GuestError: It answers, and refuses.
+            WrongStateError: The machine does not run.
         """
         command = json.dumps({"execute": execute, "arguments": arguments or {}})
         raw = self.raw()
@@ -278,6 +281,16 @@ class Domain:
         return json.loads(answer)["return"]
 
     def _no_agent(self, error: libvirt.libvirtError) -> VmctlError | None:
+        # What the agent itself answers has no code of its own.
+        refused = is_code(error, libvirt.VIR_ERR_INTERNAL_ERROR)
+        if refused and error.get_error_domain() == libvirt.VIR_FROM_QEMU:
+            return GuestError(
+                f"the agent of '{self.name}' refused",
+                details=error.get_error_message() or "",
+                hint="its version or its configuration may forbid it: see /etc/qemu in the guest",
+            )
+        if is_code(error, libvirt.VIR_ERR_OPERATION_INVALID) and self.state() is not State.RUNNING:
+            return self._wrong_state(error)
         missing = (libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED, libvirt.VIR_ERR_OPERATION_INVALID)
         if not is_code(error, *missing):
             return None
