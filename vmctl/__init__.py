@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vmctl.gc import Leftover
     from vmctl.guest.command import CompletedCommand
     from vmctl.guest.console_session import Console
+    from vmctl.guest.copying import CopiedFiles
     from vmctl.guest.expecting import ConsoleMatch
     from vmctl.guest.readiness import Deadlines
     from vmctl.host import Host, connect
@@ -61,6 +62,7 @@ _HOMES = {
     "ConflictError": _ERRORS,
     "Console": "vmctl.guest.console_session",
     "ConsoleMatch": "vmctl.guest.expecting",
+    "CopiedFiles": "vmctl.guest.copying",
     "Deadlines": "vmctl.guest.readiness",
     "Display": "vmctl.hypervisor.displays",
     "Event": "vmctl.events",
@@ -115,6 +117,7 @@ __all__ = [
     "ConflictError",
     "Console",
     "ConsoleMatch",
+    "CopiedFiles",
     "Deadlines",
     "Display",
     "Event",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-
-import paramiko
 
 from vmctl import flatten, info, power
 from vmctl.console import ConsoleAccess
@@ -15,18 +13,15 @@ from vmctl.devices import memory, processors
 from vmctl.devices.disks import Disks
 from vmctl.devices.media import Cdroms
 from vmctl.devices.nics import Nics
-from vmctl.errors import ConflictError, GuestUnreachableError, UsageError, WrongStateError
+from vmctl.errors import ConflictError, UsageError, WrongStateError
 from vmctl.events import EventKind, EventStream
-from vmctl.guest import console, readiness, running
-from vmctl.guest.agent import Agent
-from vmctl.guest.command import CompletedCommand
-from vmctl.guest.link import Link
+from vmctl.guest import console, readiness
 from vmctl.guest.readiness import Deadlines
-from vmctl.guest.ssh import SSHSession
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.figures import figures_of
 from vmctl.hypervisor.metadata import Phase, Record
+from vmctl.inside import Inside
 from vmctl.launch import finish
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.removal import remove_machine
@@ -40,11 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = ["VM"]
 
-_LOG_IN_SECONDS = 30.0
 _OFF = frozenset({State.SHUT_OFF, State.CRASHED})
 
 
-class VM:
+class VM(Inside):
     """One machine. Thread-safe; it stays valid when libvirtd restarts.
 
     Get one from `Host.launch`, `Host.create` or `Host.get`.
@@ -429,95 +423,6 @@ class VM:
             self._host.sessions.keep(self.uuid, session)
         if record.phase is Phase.PROVISIONING:
             finish(self._domain)
-
-    def ssh(self) -> SSHSession:
-        """Return the connection to the guest; it is kept and shared, so don't close it.
-
-        Raises:
-            GuestUnreachableError: The guest has no SSH that vmctl could use, or can't be reached.
-            HostKeyMismatchError: Somebody else answers.
-            WrongStateError: It is off.
-        """
-        return self._link.session()
-
-    @property
-    def _link(self) -> Link:
-        return Link(self.uuid, self._host.sessions, self._log_in)
-
-    def _log_in(self) -> SSHSession:
-        record = self._record()
-        state = self._domain.state()
-        if state is not State.RUNNING:
-            raise self._is_off("be reached", state)
-        if not record.host_key:
-            raise GuestUnreachableError(
-                f"'{self.name}' has no cloud-init, so vmctl has no key to it",
-                hint=f"use its console: `vmctl logs {self.name}`",
-            )
-        return readiness.log_in(
-            self._domain,
-            record,
-            reach=self._host.reach,
-            key=self._host.key,
-            timeout=_LOG_IN_SECONDS,
-        )
-
-    def run(
-        self,
-        command: str | Sequence[str],
-        *,
-        stdin: bytes | BinaryIO = b"",
-        timeout: float | None = None,
-        check: bool = False,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        on_stdout: Callable[[bytes], None] | None = None,
-        on_stderr: Callable[[bytes], None] | None = None,
-        via: running.Via = None,
-    ) -> CompletedCommand:
-        """Run a command in the guest: by SSH, or by the agent where SSH can't be had.
-
-        Args:
-            command: Words, or a line for the guest's shell.
-            stdin: What the command reads: bytes, or a file that is read while it runs (by the
-                agent: before it runs).
-            timeout: Seconds; None waits for ever.
-            check: Whether a status other than 0 is an error.
-            env: Variables that it finds. Their values are on no command line in the guest.
-            cwd: The folder that it runs in; the status is 126 when that can't be entered.
-            user: Another user to run it as, by sudo without a password.
-            on_stdout: Called with each piece of output as it comes (by the agent: at the end).
-            on_stderr: The same for errors.
-            via: The only way to try; None tries SSH, then the agent.
-
-        Returns:
-            Its status and outputs; ``via`` says which way it went.
-
-        Raises:
-            GuestUnreachableError: Neither SSH nor the agent answers.
-            CommandFailedError: ``check`` is set, and the status is not 0.
-            WaitTimeoutError: It did not end in time.
-            UsageError: There is no command, or a name in ``env`` can't be one.
-        """
-        done = running.run(
-            self._link,
-            Agent(self._domain),
-            command,
-            stdin=stdin,
-            timeout=timeout,
-            env=env,
-            cwd=cwd,
-            user=user,
-            on_stdout=on_stdout,
-            on_stderr=on_stderr,
-            via=via,
-        )
-        return done.check() if check else done
-
-    def open_channel(self) -> paramiko.Channel:
-        """Return a new SSH channel, for an interactive shell."""
-        return self._link.channel()
 
     def console_log(self) -> str:
         """Return what the guest wrote to its serial console, without control sequences.

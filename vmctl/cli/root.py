@@ -49,6 +49,7 @@ _SECTIONS = {
         "ssh": f"{_PACKAGE}.guest:ssh",
         "exec": f"{_PACKAGE}.guest:execute",
         "console": f"{_PACKAGE}.console:console",
+        "cp": f"{_PACKAGE}.cp:cp",
         "logs": f"{_PACKAGE}.guest:logs",
         "screenshot": f"{_PACKAGE}.screen:screenshot",
         "send-key": f"{_PACKAGE}.screen:send_key",

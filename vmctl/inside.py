@@ -1,0 +1,213 @@
+"""Reaching inside a machine: commands, files, ports. What `VM` can do with its guest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import paramiko
+
+from vmctl.errors import GuestUnreachableError, WrongStateError
+from vmctl.guest import either_way, readiness, running
+from vmctl.guest.agent import Agent
+from vmctl.guest.command import CompletedCommand
+from vmctl.guest.copying import CopiedFiles
+from vmctl.guest.link import Link
+from vmctl.guest.ssh import SSHSession
+from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.metadata import Record
+from vmctl.progress import ProgressCallback, Reporter
+
+if TYPE_CHECKING:
+    from vmctl.host import Host
+
+__all__ = ["Inside"]
+
+_LOG_IN_SECONDS = 30.0
+
+
+class Inside:
+    """The part of `VM` that speaks to the guest."""
+
+    _host: Host
+    _domain: Domain
+
+    if TYPE_CHECKING:
+
+        def _record(self) -> Record: ...
+
+    def ssh(self) -> SSHSession:
+        """Return the connection to the guest; it is kept and shared, so don't close it.
+
+        Raises:
+            GuestUnreachableError: The guest has no SSH that vmctl could use, or can't be reached.
+            HostKeyMismatchError: Somebody else answers.
+            WrongStateError: It is off.
+        """
+        return self._link.session()
+
+    @property
+    def _link(self) -> Link:
+        return Link(self._domain.uuid, self._host.sessions, self._log_in)
+
+    def _log_in(self) -> SSHSession:
+        record = self._record()
+        state = self._domain.state()
+        if state is not State.RUNNING:
+            raise WrongStateError(
+                f"'{self._domain.name}' is {state.value}: it can't be reached",
+                state=state.value,
+                hint=f"start it: `vmctl start {self._domain.name}`",
+            )
+        if not record.host_key:
+            raise GuestUnreachableError(
+                f"'{self._domain.name}' has no cloud-init, so vmctl has no key to it",
+                hint=f"use its console: `vmctl logs {self._domain.name}`",
+            )
+        return readiness.log_in(
+            self._domain,
+            record,
+            reach=self._host.reach,
+            key=self._host.key,
+            timeout=_LOG_IN_SECONDS,
+        )
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes | BinaryIO = b"",
+        timeout: float | None = None,
+        check: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        on_stdout: Callable[[bytes], None] | None = None,
+        on_stderr: Callable[[bytes], None] | None = None,
+        via: running.Via = None,
+    ) -> CompletedCommand:
+        """Run a command in the guest: by SSH, or by the agent where SSH can't be had.
+
+        Args:
+            command: Words, or a line for the guest's shell.
+            stdin: What the command reads: bytes, or a file that is read while it runs (by the
+                agent: before it runs).
+            timeout: Seconds; None waits for ever.
+            check: Whether a status other than 0 is an error.
+            env: Variables that it finds. Their values are on no command line in the guest.
+            cwd: The folder that it runs in; the status is 126 when that can't be entered.
+            user: Another user to run it as, by sudo without a password.
+            on_stdout: Called with each piece of output as it comes (by the agent: at the end).
+            on_stderr: The same for errors.
+            via: The only way to try; None tries SSH, then the agent.
+
+        Returns:
+            Its status and outputs; ``via`` says which way it went.
+
+        Raises:
+            GuestUnreachableError: Neither SSH nor the agent answers.
+            CommandFailedError: ``check`` is set, and the status is not 0.
+            WaitTimeoutError: It did not end in time.
+            UsageError: There is no command, or a name in ``env`` can't be one.
+        """
+        done = running.run(
+            self._link,
+            Agent(self._domain),
+            command,
+            stdin=stdin,
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            user=user,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            via=via,
+        )
+        return done.check() if check else done
+
+    def copy_to(
+        self,
+        source: str | os.PathLike[str] | BinaryIO,
+        target: str,
+        *,
+        recursive: bool = False,
+        via: running.Via = None,
+        progress: ProgressCallback | None = None,
+    ) -> CopiedFiles:
+        """Copy a file or a tree into the guest, as the user that vmctl logs in as.
+
+        Modes and times (whole seconds) are kept, owners are not. Links in a tree stay links. Each
+        file appears when it is whole, with holes where there are blocks of zeros.
+
+        Args:
+            source: A path here, or an open file.
+            target: A path in the guest; what is relative lies below the user's home. Into a
+                folder that is there it goes under its own name.
+            recursive: Whether a folder is copied with all that is in it.
+            via: The only way to try; None tries SSH, then the agent, which takes single files,
+                to absolute paths, as root.
+            progress: Told of the one phase, ``copy``.
+
+        Raises:
+            NotFoundError: The source, or the folder to copy to, isn't there.
+            UsageError: A folder without ``recursive``, or something that can't be copied.
+            ConflictError: The source changed meanwhile, or something else is in its place.
+            ResourceError: The guest's disk is full.
+            GuestError: The guest's user may not, or the guest can't be reached.
+        """
+        place = Path(source) if isinstance(source, str | os.PathLike) else source
+        with Reporter(self._domain.name, progress).phase("copy") as phase:
+            return either_way.send(
+                self._link,
+                Agent(self._domain),
+                place,
+                target,
+                recursive=recursive,
+                via=via,
+                phase=phase,
+            )
+
+    def copy_from(
+        self,
+        source: str,
+        target: str | os.PathLike[str] | BinaryIO,
+        *,
+        recursive: bool = False,
+        via: running.Via = None,
+        progress: ProgressCallback | None = None,
+    ) -> CopiedFiles:
+        """Copy a file or a tree out of the guest; as `copy_to`, the other way round.
+
+        Nothing is written but to the target and below it, whatever the guest says.
+
+        Args:
+            source: A path in the guest.
+            target: A path here, or an open file.
+            recursive: Whether a folder is copied with all that is in it.
+            via: The only way to try.
+            progress: Told of the one phase, ``copy``.
+
+        Raises:
+            NotFoundError: The source, or the folder to copy to, isn't there.
+            UsageError: A folder without ``recursive``, or something that can't be copied.
+            ConflictError: The source changed meanwhile, or something else is in its place.
+            ResourceError: There is no room on this machine.
+            GuestError: The guest's user may not, or the guest can't be reached.
+        """
+        place = Path(target) if isinstance(target, str | os.PathLike) else target
+        with Reporter(self._domain.name, progress).phase("copy") as phase:
+            return either_way.receive(
+                self._link,
+                Agent(self._domain),
+                source,
+                place,
+                recursive=recursive,
+                via=via,
+                phase=phase,
+            )
+
+    def open_channel(self) -> paramiko.Channel:
+        """Return a new SSH channel, for an interactive shell."""
+        return self._link.channel()
