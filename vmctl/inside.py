@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import paramiko
 
-from vmctl.errors import GuestUnreachableError, WrongStateError
-from vmctl.guest import either_way, readiness, running
+from vmctl.errors import GuestUnreachableError, VmctlError, WrongStateError
+from vmctl.guest import either_way, proxy, readiness, running, ssh_config, tunnels
 from vmctl.guest.agent import Agent
 from vmctl.guest.command import CompletedCommand
 from vmctl.guest.copying import CopiedFiles
@@ -52,8 +53,7 @@ class Inside:
     def _link(self) -> Link:
         return Link(self._domain.uuid, self._host.sessions, self._log_in)
 
-    def _log_in(self) -> SSHSession:
-        record = self._record()
+    def _check_running(self) -> None:
         state = self._domain.state()
         if state is not State.RUNNING:
             raise WrongStateError(
@@ -61,11 +61,18 @@ class Inside:
                 state=state.value,
                 hint=f"start it: `vmctl start {self._domain.name}`",
             )
+
+    def _no_key(self) -> GuestUnreachableError:
+        return GuestUnreachableError(
+            f"'{self._domain.name}' has no cloud-init, so vmctl has no key to it",
+            hint=f"use its console: `vmctl logs {self._domain.name}`",
+        )
+
+    def _log_in(self) -> SSHSession:
+        record = self._record()
+        self._check_running()
         if not record.host_key:
-            raise GuestUnreachableError(
-                f"'{self._domain.name}' has no cloud-init, so vmctl has no key to it",
-                hint=f"use its console: `vmctl logs {self._domain.name}`",
-            )
+            raise self._no_key()
         return readiness.log_in(
             self._domain,
             record,
@@ -207,6 +214,78 @@ class Inside:
                 via=via,
                 phase=phase,
             )
+
+    def forward(
+        self,
+        guest_port: int,
+        *,
+        guest_host: str = "127.0.0.1",
+        local_port: int = 0,
+        address: str = "127.0.0.1",
+        on_refusal: Callable[[VmctlError], None] | None = None,
+    ) -> AbstractContextManager[int]:
+        """Make a port of this machine lead into the guest, while a ``with`` block runs.
+
+        It goes over the kept SSH connection, which is opened again when the guest restarts. At the
+        end of the block the port and all connections through it are closed.
+
+        Args:
+            guest_port: The port to lead to.
+            guest_host: Where that port is, as the guest knows it: the guest itself, or another
+                machine that it reaches.
+            local_port: The port here; 0 for one that is free.
+            address: The address here that it listens on; the default is for this machine alone.
+            on_refusal: Told, from another thread, when a connection could not be passed on.
+
+        Returns:
+            A context manager, which gives the port here.
+
+        Raises:
+            ConflictError: The port here is in use.
+            GuestUnreachableError: The guest can't be reached by SSH.
+        """
+        return tunnels.forwarded(
+            self._link,
+            guest_host=guest_host,
+            guest_port=guest_port,
+            address=address,
+            local_port=local_port,
+            on_refusal=on_refusal,
+        )
+
+    def ssh_config(self, *, host: str | None = None) -> str:
+        """Return lines for ``~/.ssh/config`` by which OpenSSH's programs reach the guest.
+
+        They go through vmctl wherever the guest is, and accept its host key and no other. They
+        need OpenSSH 8.5 or later.
+
+        Args:
+            host: The name in ``Host``; None for the machine's.
+
+        Raises:
+            GuestUnreachableError: It has no cloud-init, and so no key of vmctl's.
+        """
+        record = self._record()
+        if not record.host_key:
+            raise self._no_key()
+        return ssh_config.render(
+            host=host or self._domain.name,
+            uuid=self._domain.uuid,
+            user=record.ssh_user,
+            host_key=record.host_key,
+            uri=self._host.uri,
+        )
+
+    def ssh_socket(self) -> Any:
+        """Return a connected socket to the guest's SSH server, for a client of another make.
+
+        Raises:
+            GuestUnreachableError: Nobody answers there.
+            WrongStateError: It is off.
+        """
+        record = self._record()
+        self._check_running()
+        return proxy.connect(self._domain, record, reach=self._host.reach, timeout=_LOG_IN_SECONDS)
 
     def open_channel(self) -> paramiko.Channel:
         """Return a new SSH channel, for an interactive shell."""

@@ -1,0 +1,112 @@
+"""Copying out of a guest that lies: nothing is written but below the target."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import paramiko
+import pytest
+
+from vmctl.errors import ConflictError, GuestError
+from vmctl.guest.copying import receive
+from vmctl.guest.local_files import Folder
+from vmctl.guest.sftp import Facts, Remote
+from vmctl.progress import Phase
+
+_FILE = stat.S_IFREG | 0o6755
+_FOLDER = stat.S_IFDIR | 0o755
+_LINK = stat.S_IFLNK | 0o777
+
+
+class _Liar(Remote):
+    """A guest with a tree of its own making: path to (mode, content)."""
+
+    def __init__(self, listings: dict[str, list[tuple[str, int]]], links: dict[str, str]) -> None:
+        client: Any = SimpleNamespace(
+            listdir_attr=lambda path: [self._entry(*entry) for entry in listings[path]],
+        )
+        super().__init__(client, SimpleNamespace(closed=False), "liar")  # type: ignore[arg-type]
+        self._links = links
+
+    @staticmethod
+    def _entry(name: str, mode: int) -> paramiko.SFTPAttributes:
+        found = paramiko.SFTPAttributes()
+        found.filename, found.st_mode, found.st_size, found.st_mtime = name, mode, 4, 0
+        return found
+
+    def stat(self, path: str, *, follow: bool = True) -> Facts:
+        return Facts(mode=_FOLDER, size=0, mtime=0)
+
+    def link_target(self, path: str) -> str:
+        return self._links[path]
+
+    def pieces(self, path: str) -> Any:
+        yield b"evil"
+
+
+def fetch(liar: _Liar, target: Path) -> None:
+    receive(liar, "top", target, recursive=True, phase=Phase("liar", "copy", None))
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", "", "a\0b"])
+def test_a_name_that_can_not_be_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(GuestError) as caught:
+        fetch(_Liar({"top": [(name, _FILE)]}, {}), tmp_path / "target")
+    assert caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    listing = {"top": [("a", _LINK), ("a", _FOLDER)], "top/a": [("x", _FILE)]}
+    with pytest.raises(GuestError):
+        fetch(_Liar(listing, {"top/a": str(tmp_path)}), tmp_path / "target")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_is_there_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    target = tmp_path / "target"
+    target.mkdir()
+    listing = {"top": [("a", _FOLDER)], "top/a": [("x", _FILE)]}
+    fetch(_Liar({"top": [("a", _LINK)]}, {"top/a": str(outside)}), target)
+    assert (target / "top" / "a").readlink() == outside
+    with pytest.raises(ConflictError):
+        fetch(_Liar(listing, {}), target)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_file_takes_the_place_of_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    target = tmp_path / "target"
+    target.mkdir()
+    fetch(_Liar({"top": [("a", _LINK)]}, {"top/a": str(victim)}), target)
+    fetch(_Liar({"top": [("a", _FILE)]}, {}), target)
+    assert victim.read_text() == "mine"
+    assert (target / "top" / "a").read_text() == "evil"
+    # No other user's rights come out of a guest.
+    assert stat.S_IMODE((target / "top" / "a").stat().st_mode) == 0o755
+
+
+def test_nesting_without_an_end_is_refused(tmp_path: Path) -> None:
+    class Endless(_Liar):
+        def listing(self, path: str) -> list[tuple[str, Facts]]:
+            return [("a", Facts(mode=_FOLDER, size=0, mtime=0))]
+
+    with pytest.raises(GuestError, match="deeper"):
+        fetch(Endless({}, {}), tmp_path / "target")
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    def pieces() -> Any:
+        yield b"half"
+        raise KeyboardInterrupt
+
+    with Folder.at(tmp_path) as folder, pytest.raises(KeyboardInterrupt):
+        folder.put("a", pieces(), mode=0o644, mtime=0)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - the names
