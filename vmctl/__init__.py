@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vmctl._version import __version__
 
 if TYPE_CHECKING:
+    from vmctl.agent import GuestAgent
     from vmctl.doctor import Check, examine
     from vmctl.errors import (
         CommandFailedError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
     from vmctl.events import Event, EventKind, EventListener, EventStream
     from vmctl.gc import Leftover
+    from vmctl.guest.agent_facts import GuestFilesystem, GuestInfo, GuestUser
     from vmctl.guest.command import CompletedCommand
     from vmctl.guest.console_session import Console
     from vmctl.guest.copying import CopiedFiles
@@ -69,8 +71,12 @@ _HOMES = {
     "EventKind": "vmctl.events",
     "EventListener": "vmctl.events",
     "EventStream": "vmctl.events",
+    "GuestAgent": "vmctl.agent",
     "GuestError": _ERRORS,
+    "GuestFilesystem": "vmctl.guest.agent_facts",
+    "GuestInfo": "vmctl.guest.agent_facts",
     "GuestUnreachableError": _ERRORS,
+    "GuestUser": "vmctl.guest.agent_facts",
     "Host": "vmctl.host",
     "HostKeyMismatchError": _ERRORS,
     "HostSummary": "vmctl.hosts",
@@ -124,8 +130,12 @@ __all__ = [
     "EventKind",
     "EventListener",
     "EventStream",
+    "GuestAgent",
     "GuestError",
+    "GuestFilesystem",
+    "GuestInfo",
     "GuestUnreachableError",
+    "GuestUser",
     "Host",
     "HostKeyMismatchError",
     "HostSummary",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import paramiko
 
+from vmctl.agent import GuestAgent
 from vmctl.errors import GuestUnreachableError, VmctlError, WrongStateError
 from vmctl.guest import either_way, proxy, readiness, running, ssh_config, tunnels
 from vmctl.guest.agent import Agent
@@ -38,6 +39,11 @@ class Inside:
     if TYPE_CHECKING:
 
         def _record(self) -> Record: ...
+
+    @property
+    def agent(self) -> GuestAgent:
+        """Its guest agent: a way in that needs no network."""
+        return GuestAgent(self._domain, record=self._record)
 
     def ssh(self) -> SSHSession:
         """Return the connection to the guest; it is kept and shared, so don't close it.

@@ -47,12 +47,17 @@ def echoing(vm: vmctl.VM, port: int) -> Iterator[None]:
 
 def test_a_forward(shared_vm: vmctl.VM) -> None:
     content = os.urandom(200_000)
-    with echoing(shared_vm, 7007), shared_vm.forward(7007) as port:
+    with echoing(shared_vm, 7007), shared_vm.forward(7007) as port:  # noqa: SIM117
         # Each connection is its own, and what is sent comes back whole after this side's end.
         with _connect(port) as one, _connect(port) as two:
             two.sendall(b"second\n")
             assert two.recv(100) == b"second\n"
-            sender = threading.Thread(target=lambda: (one.sendall(content), one.shutdown(1)))
+
+            def send() -> None:
+                one.sendall(content)
+                one.shutdown(socket.SHUT_WR)
+
+            sender = threading.Thread(target=send)
             sender.start()
             back = b""
             while piece := one.recv(65536):

@@ -51,6 +51,7 @@ _SECTIONS = {
         "console": f"{_PACKAGE}.console:console",
         "cp": f"{_PACKAGE}.cp:cp",
         "forward": f"{_PACKAGE}.reaching:forward",
+        "agent": f"{_PACKAGE}.agent:agent",
         "ssh-config": f"{_PACKAGE}.reaching:ssh_config",
         "ssh-proxy": f"{_PACKAGE}.reaching:ssh_proxy",
         "logs": f"{_PACKAGE}.guest:logs",

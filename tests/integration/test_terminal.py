@@ -1,0 +1,96 @@
+"""A shell in the guest on a real terminal: its size, signals, its status."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+
+import pytest
+
+import vmctl
+from vmctl.hypervisor import private
+
+pytestmark = pytest.mark.timeout(300)
+
+
+class Terminal:
+    """A terminal of ours, with `vmctl ssh` on its other end."""
+
+    def __init__(self, name: str, uri: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self.resize(30, 100)
+        self.before = termios.tcgetattr(theirs)
+        self.theirs = theirs
+        self.client = subprocess.Popen(
+            [sys.executable, "-m", "vmctl.cli.main", "ssh", name],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            env={**os.environ, "VMCTL_URI": uri, "TERM": "xterm"},
+        )
+
+    def resize(self, lines: int, columns: int) -> None:
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def read_until(self, end: str) -> str:
+        said = b""
+        while end.encode() not in said:
+            piece = os.read(self._ours, 4096)
+            assert piece, said
+            said += piece
+        return said.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        self.client.kill()
+        self.client.wait()
+        os.close(self.theirs)
+        os.close(self._ours)
+
+
+@pytest.fixture
+def terminal(private_host: private.PrivateHost, shared_vm: vmctl.VM) -> Iterator[Terminal]:
+    made = Terminal(shared_vm.name, f"private:{private_host.name}")
+    try:
+        made.read_until("$ ")
+        yield made
+    finally:
+        made.close()
+
+
+def test_size_signals_and_status(terminal: Terminal) -> None:
+    terminal.type("stty size; echo $TERM\n")
+    assert "30 100\r\n" in terminal.read_until("xterm\r\n")
+    terminal.type("trap 'stty size; echo resized-$((40+2))' WINCH\n")
+    terminal.resize(44, 132)
+    terminal.client.send_signal(signal.SIGWINCH)
+    assert "44 132\r\n" in terminal.read_until("resized-42")
+    # Ctrl-C is the guest's: it ends the command there, and not the client here.
+    terminal.type("echo be''gun; sleep 1000; echo status-$?\n")
+    terminal.read_until("begun\r\n")
+    terminal.type("\x03")
+    terminal.type("echo still-$((40+2))\n")
+    assert "status-0" not in terminal.read_until("still-42\r\n")
+    assert terminal.client.poll() is None
+    terminal.type("exit 7\n")
+    assert terminal.client.wait(60) == 7
+    assert termios.tcgetattr(terminal.theirs) == terminal.before
+
+
+def test_left_by_an_escape(terminal: Terminal) -> None:
+    terminal.type("sleep 1000\n")
+    terminal.read_until("sleep 1000\r\n")
+    terminal.type("~.")
+    assert "left by ~." in terminal.read_until("hint:")
+    assert terminal.client.wait(60) == 255
+    assert termios.tcgetattr(terminal.theirs) == terminal.before
