@@ -37,6 +37,8 @@ PAGES = {
     "docs/how-to/launch-from-yaml.md": HOST,
     "docs/how-to/build-images.md": "",
     "docs/how-to/snapshots.md": HOST + WEB,
+    "docs/how-to/files-and-ports.md": HOST + WEB,
+    "docs/how-to/guest-agent.md": HOST + WEB,
     "docs/how-to/move-a-machine.md": HOST + WEB,
     "docs/how-to/private-host.md": "",
     "docs/how-to/static-address.md": HOST,

@@ -80,6 +80,24 @@ try:
             "ssh": ssh_count(),
             "state": vm.state,
         }
+        (folder / "tree").mkdir()
+        (folder / "tree" / "file").write_bytes(b"z" * 100000)
+        vm.copy_to(folder / "tree", "", recursive=True)
+        found["copied"] = vm.run("wc -c <tree/file", check=True).stdout.strip()
+        vm.copy_from("tree", folder / "back", recursive=True)
+        found["back"] = (folder / "back" / "file").read_bytes() == b"z" * 100000
+        with vm.forward(22) as guest_port:
+            with socket.create_connection(("127.0.0.1", guest_port)) as client:
+                found["forwarded"] = client.recv(4).decode()
+        config = folder / "config"
+        config.write_text(vm.ssh_config())
+        found["openssh"] = subprocess.run(
+            ["ssh", "-F", str(config), vm.name, "cat /etc/motto"],
+            capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        ).stdout
+        with vm.agent.frozen():
+            found["frozen"] = vm.agent.is_frozen()
+        found["still_one"] = ssh_count()
         vm.snapshots.create("s")
         vm.snapshots.revert("s")
         found["after"] = vm.run("cat /etc/motto", check=True).stdout
@@ -141,6 +159,13 @@ def test_a_launch_on_a_remote_host(
         # libvirt's own, and the one to the guest.
         "ssh": "2",
         "state": "running",
+        "copied": "100000",
+        "back": True,
+        "forwarded": "SSH-",
+        "openssh": "far away",
+        "frozen": True,
+        # All of that went over the same two.
+        "still_one": "2",
         "after": "far away",
         "left": [],
         "all_ended": True,

@@ -34,6 +34,8 @@ ELSEWHERE = {
     "export VMCTL_URI=private:demo": "the shell",
     'cp "$(scripts/guest-image debian-12)" debian-12.qcow2': "scripts/test integration",
 }
+# OpenSSH's own programs, by the lines that a vmctl command before them has written.
+OPENSSH = ("ssh", "scp")
 SCRIPTS = ("scripts/quickstart", "scripts/test")
 COMMENT = re.compile(r"\s+# .*$")
 
@@ -62,6 +64,9 @@ def test_command_is_one(block: Block, command: str) -> None:
         subprocess.run(
             ["bash", str(ROOT / words[0]), *words[1:], "--help"], check=True, capture_output=True
         )
+        return
+    if words[0] in OPENSSH:
+        assert words[1] == "-F", f"{block}: this is not about a guest: {command}"
         return
     assert words[0] == "vmctl", f"{block}: nothing tests this command: {command}"
     if words[1:] == ["--version"]:

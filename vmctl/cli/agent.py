@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,7 @@ from vmctl.cli.errors import transport
 from vmctl.cli.lazy import LazyGroup, command
 from vmctl.cli.output import human_size, print_fields
 from vmctl.cli.streams import asks_on_terminal, given_stdin
+from vmctl.errors import NotFoundError
 
 if TYPE_CHECKING:
     from vmctl.guest.agent_facts import GuestInfo
@@ -139,18 +140,31 @@ def _password(user: str) -> str:
 @command("add-key")
 @_name
 @_user
-@click.argument("file", type=click.File(encoding="utf-8"), metavar="FILE")
+@click.argument("file", metavar="FILE")
 @pass_app
-def add_key(app: App, name: str, user: str, file: IO[str]) -> None:
+def add_key(app: App, name: str, user: str, file: str) -> None:
     """Let USER log in to NAME by the public keys in FILE, a line each; - reads stdin."""
-    lines = [line.strip() for line in file]
+    lines = [line.strip() for line in _text_of(file).splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise click.UsageError(f"there is no key in {file.name}", click.get_current_context())
+        raise click.UsageError(f"there is no key in {file}", click.get_current_context())
     with app.machine(name) as machine:
         machine.agent.add_authorized_keys(user, keys)
     found = {"name": machine.name, "user": user, "keys": len(keys)}
     app.show(found, lambda: app.note(f"{machine.name}: {user} can log in by {len(keys)} more"))
+
+
+def _text_of(file: str) -> str:
+    try:
+        with click.open_file(file, encoding="utf-8") as opened:
+            text: str = opened.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFoundError(
+            f"can't read {file}",
+            details=str(error),
+            hint="give a file with public keys, as ssh-keygen writes it: *.pub",
+        ) from error
+    return text
 
 
 @command("time")
