@@ -14,6 +14,7 @@ from vmctl.spec.disk import Discard, DiskBus, DiskCache, DiskFormat, DiskIo, Dis
 from vmctl.spec.firmware import FirmwareSpec, FirmwareType, TpmVersion
 from vmctl.spec.graphics import GraphicsSpec, GraphicsType
 from vmctl.spec.input import InputBus, InputSpec, InputType
+from vmctl.spec.lifecycle import CrashAction, EndAction, PanicModel, PanicSpec
 from vmctl.spec.limits import BandwidthSpec, IoTuneSpec, RateSpec
 from vmctl.spec.machine import Accel, VMSpec
 from vmctl.spec.media import CdromSpec, FloppySpec
@@ -45,6 +46,7 @@ __all__ = [
     "CpuFeature",
     "CpuMode",
     "CpuSpec",
+    "CrashAction",
     "Discard",
     "DiskBus",
     "DiskCache",
@@ -52,6 +54,7 @@ __all__ = [
     "DiskIo",
     "DiskProtocol",
     "DiskSpec",
+    "EndAction",
     "FeaturePolicy",
     "FirmwareSpec",
     "FirmwareType",
@@ -69,6 +72,8 @@ __all__ = [
     "NicSpec",
     "NicType",
     "NtpSpec",
+    "PanicModel",
+    "PanicSpec",
     "PoolAuth",
     "PoolHost",
     "PoolSource",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vmctl.errors import SpecProblem
 from vmctl.spec.graphics import GraphicsType
 from vmctl.spec.input import InputBus
+from vmctl.spec.lifecycle import EndAction
 from vmctl.spec.platforms import Platform
 from vmctl.spec.serial import ConsoleType
 from vmctl.spec.video import VideoModel
@@ -32,6 +33,7 @@ def check_devices(spec: VMSpec, platform: Platform) -> Iterator[SpecProblem]:
     yield from _check_console(spec)
     yield from _check_screen(spec)
     yield from _check_inputs(spec, platform)
+    yield from _check_lifecycle(spec)
     if not platform.pci:
         yield from _check_without_pci(spec)
     if not platform.bios:
@@ -69,6 +71,12 @@ def _check_inputs(spec: VMSpec, platform: Platform) -> Iterator[SpecProblem]:
             yield SpecProblem(f"inputs[{index}].bus", f"machine type {spec.machine} has no PS/2")
 
 
+def _check_lifecycle(spec: VMSpec) -> Iterator[SpecProblem]:
+    # QEMU can't tell the two apart well enough for this pair; libvirt refuses it.
+    if spec.on_poweroff is EndAction.RESTART and spec.on_reboot is EndAction.DESTROY:
+        yield SpecProblem("on_poweroff", "restart can't go together with on_reboot: destroy")
+
+
 def _check_without_pci(spec: VMSpec) -> Iterator[SpecProblem]:
     where = f"machine type {spec.machine} has no PCI"
     needs = {
@@ -95,6 +103,8 @@ def _check_arm(spec: VMSpec, platform: Platform) -> Iterator[SpecProblem]:
         )
     if spec.watchdog is not None and spec.watchdog.model is WatchdogModel.IB700:
         yield SpecProblem("watchdog.model", f"ib700 needs ISA, and {platform.name} has none")
+    if spec.panic is not None:
+        yield SpecProblem("panic.model", f"isa needs ISA, and {platform.name} has none")
     if spec.sound is not None and spec.sound.model in _ISA_SOUND:
         yield SpecProblem(
             "sound.model", f"{spec.sound.model} needs ISA, and {platform.name} has none"

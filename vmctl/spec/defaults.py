@@ -53,7 +53,7 @@ def fill_in(spec: VMSpec, *, networks: bool = True) -> VMSpec:
     if "console" not in written and not values.get("serials", spec.serials):
         values["console"] = None
     values["cloud_init"] = _cloud_init(spec, profile)
-    for name in ("sound", "watchdog"):
+    for name in ("sound", "watchdog", "panic"):
         values[name] = getattr(spec, name)
     return spec.model_copy(update=values)
 

@@ -18,6 +18,7 @@ from vmctl.spec.document import SpecDocument
 from vmctl.spec.firmware import FirmwareSpec
 from vmctl.spec.graphics import GraphicsSpec
 from vmctl.spec.input import InputSpec
+from vmctl.spec.lifecycle import CrashAction, EndAction, PanicSpec
 from vmctl.spec.media import CdromSpec, FloppySpec
 from vmctl.spec.names import MachineName
 from vmctl.spec.nic import NicSpec
@@ -121,6 +122,14 @@ class VMSpec(SpecDocument):
     """The random number device."""
     watchdog: WatchdogSpec | None = None
     """The watchdog."""
+    panic: PanicSpec | None = None
+    """The device by which the guest's kernel says that it crashed."""
+    on_crash: CrashAction = CrashAction.DESTROY
+    """What follows when the guest crashes, as its panic device says."""
+    on_reboot: EndAction = EndAction.RESTART
+    """What follows when the guest reboots."""
+    on_poweroff: EndAction = EndAction.DESTROY
+    """What follows when the guest powers off by itself."""
     balloon: BalloonSpec | None = None
     """The memory balloon."""
     agent: bool = False
