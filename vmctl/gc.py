@@ -27,7 +27,8 @@ class Leftover:
         name: The machine's name, or ``POOL/NAME`` of the volume.
         uuid: The machine's UUID; empty for a volume.
         phase: What was being done: ``creating``, ``provisioning``, ``deleting``, ``uploading`` a
-            volume, or ``removing`` an image, which stays; only the note that it is going goes. Of
+            volume, ``dumping`` a machine's memory into one, or ``removing`` an image, which stays;
+            only the note that it is going goes. Of
             ``flattening`` only the work ends, and of ``changing`` only what a change left
             goes: the machine stays.
         client: The host name of the client that was at work.
@@ -81,7 +82,8 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
         except VmctlError as error:
             failures.append(error)
     _collect_changes(connection, found, failures, dry_run=dry_run)
-    _collect_notes(connection, uploads.UPLOADING, found, failures, dry_run=dry_run)
+    for kind in (uploads.UPLOADING, uploads.DUMPING):
+        _collect_notes(connection, kind, found, failures, dry_run=dry_run)
     if failures:
         raise _together(failures)
     return found

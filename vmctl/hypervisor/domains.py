@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -101,6 +101,14 @@ class Domain:
         with calling(f"{doing} the machine '{self.name}'", on=self._wrong_state):
             yield raw
 
+    def acting(self, doing: str) -> AbstractContextManager[Any]:
+        """Give libvirt's handle to do something by, for this layer only.
+
+        Args:
+            doing: A verb, as it continues "could not ... the machine".
+        """
+        return self._calling(doing)
+
     def _wrong_state(self, error: libvirt.libvirtError) -> VmctlError | None:
         if not is_code(error, libvirt.VIR_ERR_OPERATION_INVALID):
             return None
@@ -127,8 +135,9 @@ class Domain:
             return STATES[number]
 
     def is_active(self) -> bool:
-        """Return whether QEMU runs for it, be it paused or not."""
-        return self.state() not in {State.SHUT_OFF, State.CRASHED, State.NO_STATE}
+        """Return whether QEMU is there for it: it runs, is paused, or is kept as it crashed."""
+        with self._calling("look at") as raw:
+            return bool(raw.isActive())
 
     def xml(self, *, inactive: bool = False) -> str:
         """Return its XML: the live one, or the one for its next start."""
@@ -276,11 +285,12 @@ class Domain:
         """
         command = json.dumps({"execute": execute, "arguments": arguments or {}})
         raw = self.raw()
-        with calling(f"ask the agent of '{self.name}' for {execute}", on=self._no_agent):
+        with calling(f"ask the agent of '{self.name}' for {execute}", on=self.no_agent):
             answer = libvirt_qemu.qemuAgentCommand(raw, command, timeout, 0)
         return json.loads(answer)["return"]
 
-    def _no_agent(self, error: libvirt.libvirtError) -> VmctlError | None:
+    def no_agent(self, error: libvirt.libvirtError) -> VmctlError | None:
+        """Return the error for a guest without an agent, where libvirt's says that."""
         # What the agent itself answers has no code of its own.
         refused = is_code(error, libvirt.VIR_ERR_INTERNAL_ERROR)
         if refused and error.get_error_domain() == libvirt.VIR_FROM_QEMU:

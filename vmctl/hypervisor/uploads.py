@@ -1,8 +1,9 @@
 """Work on a volume under way, recorded beside the volume, where every client sees it.
 
 A volume has no metadata in libvirt. So while ``NAME`` is being filled, ``NAME.vmctl-uploading``
-says who is at work on it, and ``NAME.vmctl-removing`` while it is being removed; what a killed
-client left is found by that.
+says who is at work on it, ``NAME.vmctl-removing`` while it is being removed, and
+``NAME.vmctl-dumping`` while a machine's memory is written into it; what a killed client left is
+found by that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.render.volume import render_volume
 
 __all__ = [
+    "DUMPING",
     "REMOVING",
     "UPLOADING",
     "Note",
@@ -35,6 +37,7 @@ __all__ = [
 
 UPLOADING = "uploading"
 REMOVING = "removing"
+DUMPING = "dumping"
 _SIZE = 4096
 # Far longer than the writing of a claim takes.
 _WRITING_SECONDS = 5.0
@@ -46,7 +49,7 @@ class Note:
 
     Attributes:
         volume: The volume that is worked on; it may not exist, or not be whole.
-        kind: What is done with it: `UPLOADING` or `REMOVING`.
+        kind: What is done with it: `UPLOADING`, `REMOVING` or `DUMPING`.
     """
 
     volume: StoredVolume

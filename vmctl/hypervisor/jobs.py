@@ -1,0 +1,64 @@
+"""Long calls of libvirt's that write a machine's memory: watched, and aborted when interrupted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+import libvirt
+
+__all__ = ["run_job"]
+
+_LOOK_SECONDS = 0.5
+
+
+def run_job(raw: Any, call: Callable[[], object], *, tell: Callable[[float], None]) -> None:
+    """Run a call that is a job of a domain's; it ends with the call's own error, or none.
+
+    When this is interrupted, the job is aborted, and the machine is as it was.
+
+    Args:
+        raw: libvirt's handle of the domain.
+        call: The call.
+        tell: Told how much is done, from 0 to 1.
+    """
+    done: Future[object] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised again below
+            done.set_exception(error)
+
+    worker = threading.Thread(target=work, name="vmctl-job", daemon=True)
+    worker.start()
+    try:
+        while True:
+            worker.join(_LOOK_SECONDS)
+            if not worker.is_alive():
+                break
+            tell(_fraction(raw))
+    except BaseException:
+        # It may have come to its end by itself.
+        with suppress(libvirt.libvirtError):
+            raw.abortJob()
+        worker.join()
+        raise
+    done.result()
+
+
+def _fraction(raw: Any) -> float:
+    """Return how much of a job is done; 0 where that can't be told."""
+    # There may be no job yet, or none any more.
+    with suppress(libvirt.libvirtError):
+        figures = raw.jobStats(0)
+        total = figures.get(libvirt.VIR_DOMAIN_JOB_MEMORY_TOTAL, 0)
+        if total:
+            processed = figures.get(libvirt.VIR_DOMAIN_JOB_MEMORY_PROCESSED, 0)
+            remaining = figures.get(libvirt.VIR_DOMAIN_JOB_MEMORY_REMAINING)
+            moved = processed if remaining is None else total - remaining
+            return float(min(1.0, moved / total))
+    return 0.0
