@@ -48,11 +48,13 @@ if TYPE_CHECKING:
     from vmctl.hypervisor.displays import Display
     from vmctl.info import MachineInfo, MachineSummary
     from vmctl.pools import PoolInfo
+    from vmctl.power import StartReport
     from vmctl.preview import Preview, preview_documents
     from vmctl.progress import Progress
     from vmctl.snapshots import Snapshot
     from vmctl.spec import PoolSpec, VMSpec
     from vmctl.stats import MachineStats
+    from vmctl.stopping import StopDeadlines, StopReport, StopStep
     from vmctl.vm import VM
     from vmctl.volumes import VolumeInfo, VolumeSummary
 
@@ -98,6 +100,10 @@ _HOMES = {
     "RollbackError": _ERRORS,
     "Snapshot": "vmctl.snapshots",
     "SpecError": _ERRORS,
+    "StartReport": "vmctl.power",
+    "StopDeadlines": "vmctl.stopping",
+    "StopReport": "vmctl.stopping",
+    "StopStep": "vmctl.stopping",
     "UnsupportedError": _ERRORS,
     "UsageError": _ERRORS,
     "VM": "vmctl.vm",
@@ -157,6 +163,10 @@ __all__ = [
     "RollbackError",
     "Snapshot",
     "SpecError",
+    "StartReport",
+    "StopDeadlines",
+    "StopReport",
+    "StopStep",
     "UnsupportedError",
     "UsageError",
     "VMSpec",

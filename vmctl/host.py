@@ -134,6 +134,11 @@ class Host:
             return self._key
 
     @property
+    def default_pool(self) -> str:
+        """The name of the pool for new volumes."""
+        return self._pool
+
+    @property
     def images(self) -> Images:
         """The images in the pool for new volumes."""
         return Images(self._connection, self._pool)

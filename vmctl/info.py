@@ -11,7 +11,7 @@ from lxml import etree
 from vmctl.errors import VmctlError
 from vmctl.guest import addresses
 from vmctl.guest.reach import Reach
-from vmctl.hypervisor import snapshots
+from vmctl.hypervisor import saves, snapshots
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.reasons import state_and_reason
@@ -143,6 +143,7 @@ def describe(domain: Domain, record: Record | None, *, reach: Reach) -> MachineI
         addresses=tuple(map(_shown, sighting.endpoints))
         or addresses.known_addresses(domain, state, record),
         labels={} if record is None else dict(record.spec.get("labels") or {}),
+        saved=saves.has_saved_state(domain),
         vcpus=int(_attribute(root, "vcpu", "current") or root.findtext("vcpu") or 0),
         memory=_memory(root),
         machine="" if os_type is None else os_type.get("machine") or "",

@@ -1,37 +1,146 @@
-"""Starting and stopping, with what belongs to it."""
+"""Starting a machine, with what belongs to it: networks, forwarded ports, a saved state."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from vmctl.errors import GuestUnreachableError, VmctlError, WaitTimeoutError
-from vmctl.hypervisor import forwards, networks
+from vmctl.errors import (
+    GuestUnreachableError,
+    HypervisorError,
+    UnsupportedError,
+    VmctlError,
+    WrongStateError,
+)
+from vmctl.hypervisor import forwards, networks, saves
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.progress import Phase
 
-__all__ = ["apply_forwards", "start", "stop"]
+__all__ = ["StartReport", "apply_forwards", "go_on", "refuse_saved", "start"]
 
-# The agent is asked first; a guest that has not begun to stop by then gets the power button too.
-_AGENT_SECONDS = 20.0
+# The agent's channel is open again within a second of a restore.
+_AGENT_SECONDS = 5.0
 
 
-def start(domain: Domain, spec: dict[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class StartReport:
+    """How a machine came to run.
+
+    Attributes:
+        how: ``booted``, ``restored`` (it went on from its saved state), ``resumed`` (it was
+            paused), or ``was running``.
+        clock: Of a restored guest, ``set``, or why its clock still shows the time of the save.
+    """
+
+    how: str
+    clock: str = ""
+
+
+def start(
+    domain: Domain,
+    spec: dict[str, Any],
+    *,
+    discard_saved: bool = False,
+    phase: Phase | None = None,
+) -> StartReport:
     """Start a machine, with its networks, and open the ports that its spec forwards.
+
+    Args:
+        domain: The machine, which is off.
+        spec: Its recorded spec.
+        discard_saved: Whether to boot it though it has a saved state, which is lost.
+        phase: Told what is done.
 
     Raises:
         NotFoundError: A network is gone.
         UnsupportedError: A network is not active and can't be started.
-        ConflictError: A port is in use; the machine is off again.
+        ConflictError: A port is in use; the machine is as it was, its saved state too.
+        HypervisorError: Its saved state fits no more; the machine is as it was.
     """
     for name in domain.networks():
         networks.ensure_active(domain.connection, name)
-    domain.start()
+    restored = not discard_saved and saves.has_saved_state(domain)
+    if restored:
+        if phase is not None:
+            phase.update("going on from its saved state")
+        _restore(domain)
+    elif discard_saved:
+        saves.start_anew(domain)
+    else:
+        domain.start()
     try:
         apply_forwards(domain, spec)
     except VmctlError:
-        domain.destroy()
+        if restored:
+            saves.save(domain, tell=lambda _fraction: None)
+        else:
+            domain.destroy()
         raise
+    if not restored:
+        return StartReport(how="booted")
+    # One that was saved while it was paused is paused still.
+    go_on(domain, domain.state())
+    return StartReport(how="restored", clock=_set_clock(domain))
+
+
+def _restore(domain: Domain) -> None:
+    try:
+        domain.start()
+    except (HypervisorError, UnsupportedError, WrongStateError) as error:
+        if not saves.has_saved_state(domain):
+            raise
+        raise HypervisorError(
+            f"'{domain.name}' can't go on from its saved state, which is kept",
+            code=getattr(error, "code", 0),
+            details=error.details or error.brief,
+            hint="mend the cause and start it again; or give up what was in its memory: "
+            f"`vmctl start --discard-saved {domain.name}`",
+        ) from error
+
+
+def _set_clock(domain: Domain) -> str:
+    """Set the clock of a guest that was restored; returns ``set``, or why not."""
+    failure = "it has no agent"
+
+    def attempt() -> str | None:
+        nonlocal failure
+        try:
+            saves.set_clock(domain)
+        except GuestUnreachableError as error:
+            failure = error.details.split("\n")[0] or error.brief
+            return None
+        except VmctlError as error:
+            # It answers, and can't: asking again is of no use.
+            return error.details.split("\n")[0] or error.brief
+        return "set"
+
+    if "org.qemu.guest_agent" not in domain.xml():
+        return failure
+    with domain.connection.events.listening(domain.uuid) as signal:
+        deadline = time.monotonic() + _AGENT_SECONDS
+        return signal.wait_for(attempt, deadline=deadline) or failure
+
+
+def go_on(domain: Domain, state: State) -> None:
+    """Let a paused machine run on."""
+    if state is State.PAUSED:
+        domain.resume()
+
+
+def refuse_saved(domain: Domain, verb: str) -> None:
+    """Refuse what would change the disks under a guest that goes on from its memory.
+
+    Raises:
+        WrongStateError: There is a saved state.
+    """
+    if saves.has_saved_state(domain):
+        raise WrongStateError(
+            f"'{domain.name}' has a saved state: it can't be {verb} before it went on",
+            state="saved",
+            hint=f"start it, or give what was in its memory up: "
+            f"`vmctl discard-saved {domain.name}`",
+        )
 
 
 def apply_forwards(domain: Domain, spec: dict[str, Any]) -> None:
@@ -62,81 +171,3 @@ def apply_forwards(domain: Domain, spec: dict[str, Any]) -> None:
                 protocol=protocol,
                 host_address=address,
             )
-
-
-def stop(domain: Domain, *, timeout: float, force: bool, phase: Phase) -> None:
-    """Shut a machine down: by its agent, by its power button, and by force only when allowed.
-
-    Args:
-        domain: The machine; one that is off already is left so.
-        timeout: Seconds that the guest has.
-        force: Whether to pull the plug after that.
-        phase: Told what is tried.
-
-    Raises:
-        WaitTimeoutError: The guest did not stop, and ``force`` was not given.
-    """
-    state = domain.state()
-    if state in {State.SHUT_OFF, State.CRASHED}:
-        return
-    if state is State.PAUSED:
-        # A paused guest hears nothing.
-        domain.resume()
-    deadline = time.monotonic() + timeout
-    with domain.connection.events.listening(domain.uuid) as signal:
-
-        def is_off() -> bool | None:
-            return True if domain.state() in {State.SHUT_OFF, State.CRASHED} else None
-
-        asked = timeout > 0 and _ask_agent(domain, phase)
-        if asked and signal.wait_for(
-            is_off, deadline=min(deadline, time.monotonic() + _AGENT_SECONDS)
-        ):
-            return
-        pressed = False
-        while time.monotonic() < deadline:
-            phase.update("pressing its power button")
-            _press(domain)
-            pressed = True
-            # A guest that still boots does not see the button; it is pressed again.
-            if signal.wait_for(is_off, deadline=min(deadline, time.monotonic() + 10.0)):
-                return
-        if is_off():
-            return
-    if not force:
-        heard = {"its agent was asked": asked, "its power button was pressed": pressed}
-        raise WaitTimeoutError(
-            f"'{domain.name}' did not shut down within {timeout:g} s",
-            phase="shutdown",
-            details=", ".join(text for text, true in heard.items() if true)
-            or "it was not asked to: there was no time for that",
-            hint="give it more time with --timeout, or end it at once with --force",
-        )
-    phase.update("ending it by force")
-    domain.destroy()
-
-
-def _ask_agent(domain: Domain, phase: Phase) -> bool:
-    try:
-        domain.agent("guest-ping", timeout=2)
-    except VmctlError:
-        # Whatever it says instead of an answer, the button and the plug are still there.
-        return False
-    phase.update("asking its agent")
-    # Not by virDomainShutdownFlags, which itself waits a minute for the guest to be gone. This
-    # command has no answer when it succeeds; an answer says that the guest can't do it.
-    try:
-        domain.agent("guest-shutdown", {"mode": "powerdown"}, timeout=1)
-    except (GuestUnreachableError, WaitTimeoutError):
-        return True
-    except VmctlError:
-        return False
-    return True
-
-
-def _press(domain: Domain) -> None:
-    try:
-        domain.shutdown()
-    except VmctlError:
-        if domain.is_active():
-            raise

@@ -27,7 +27,7 @@ class Progress:
         phase: What is being done or waited for: ``image``, ``define``, ``disks``, ``start``,
             ``running``, ``address``, ``ssh``, ``cloud-init``, ``undo``, ``shutdown``, ``snapshot``,
             ``revert``, ``delete``, ``clone``, ``upload``,
-            ``download``, ``wipe``, ``export``, ``flatten``, ``copy``.
+            ``download``, ``wipe``, ``export``, ``flatten``, ``copy``, ``save``, ``dump``.
         state: ``begin`` and ``end`` once per phase, ``update`` any number of times between them;
             ``failed`` in the place of ``end`` when it did not succeed.
         detail: What is seen right now, for people.

@@ -75,6 +75,7 @@ class Snapshots:
                 f"'{self._domain.name}' is not ready yet: its seed is still in its drive",
                 hint=f"wait for it first: `vmctl wait {self._domain.name}`",
             )
+        power.refuse_saved(self._domain, "snapshotted")
         self._refuse_impossible()
         xml = render_snapshot(name, description=description)
         with Reporter(self._domain.name, progress).phase("snapshot"):
@@ -130,9 +131,11 @@ class Snapshots:
         Raises:
             NotFoundError: There is no such snapshot.
             ConflictError: Somebody is at work on the machine, or exports it.
+            WrongStateError: The machine has a saved state.
         """
         record = self._record()
         self._refuse_work_in_progress(record)
+        power.refuse_saved(self._domain, "reverted")
         self._forget_connection()
         with Reporter(self._domain.name, progress).phase("revert"):
             backend.revert(self._domain, name)

@@ -31,7 +31,15 @@ from vmctl.imaging.reading import opened
 from vmctl.progress import Phase, Reporter, being_undone
 from vmctl.render.volume import render_block_volume, render_volume
 
-__all__ = ["FILE_POOLS", "download", "made_or_undone", "overwrite", "upload", "write_out"]
+__all__ = [
+    "FILE_POOLS",
+    "download",
+    "made_or_undone",
+    "overwrite",
+    "refuse_target",
+    "upload",
+    "write_out",
+]
 
 FILE_POOLS = frozenset({"dir", "fs", "netfs"})
 """Kinds of pools whose volumes are files, and so may have holes."""
@@ -230,13 +238,7 @@ def download(volume: StoredVolume, path: Path, *, replace: bool, phase: Phase) -
         ConflictError: There is such a file.
         NotFoundError: There is no such volume, or no such folder.
     """
-    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-        raise UsageError(
-            f"{str(path)!r} is no regular file, and is not replaced by one",
-            hint="name a new file, or an ordinary one",
-        )
-    if not replace and path.exists():
-        raise _file_exists(path)
+    refuse_target(path, replace=replace)
     size = volume.physical_size()
     done = 0
 
@@ -289,6 +291,25 @@ def _zeros(count: int) -> Iterator[bytes]:
         count -= min(count, len(block))
 
 
+def refuse_target(path: Path, *, replace: bool) -> None:
+    """Refuse a file that can't be made, before any work is done for it.
+
+    Raises:
+        ConflictError: There is such a file.
+        NotFoundError: There is no such folder.
+        UsageError: It is something else than a file.
+    """
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise UsageError(
+            f"{str(path)!r} is no regular file, and is not replaced by one",
+            hint="name a new file, or an ordinary one",
+        )
+    if not replace and path.exists():
+        raise _file_exists(path)
+    if not path.parent.is_dir():
+        raise NotFoundError(f"there is no folder {str(path.parent)!r}", hint="make it first")
+
+
 def _file_exists(path: Path) -> ConflictError:
     return ConflictError(
         f"there is a file {str(path)!r} already", hint="choose another name, or replace it"
@@ -302,8 +323,6 @@ def _appearing(path: Path, *, replace: bool) -> Iterator[int]:
     Until then it has none, where the file system can do that: a killed client leaves nothing.
     """
     folder = path.parent
-    if not folder.is_dir():
-        raise NotFoundError(f"there is no folder {str(folder)!r}", hint="make it first")
     temporary: Path | None = None
     try:
         file = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)

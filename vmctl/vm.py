@@ -7,22 +7,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from vmctl import flatten, info, power
+from vmctl import flatten, info
 from vmctl.console import ConsoleAccess
 from vmctl.devices import memory, processors
 from vmctl.devices.disks import Disks
 from vmctl.devices.media import Cdroms
 from vmctl.devices.nics import Nics
-from vmctl.errors import ConflictError, UsageError, WrongStateError
+from vmctl.errors import UsageError
 from vmctl.events import EventKind, EventStream
 from vmctl.guest import console, readiness
 from vmctl.guest.readiness import Deadlines
-from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.figures import figures_of
-from vmctl.hypervisor.metadata import Phase, Record
+from vmctl.hypervisor.metadata import Phase
 from vmctl.inside import Inside
 from vmctl.launch import finish
+from vmctl.lifecycle import Lifecycle
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.removal import remove_machine
 from vmctl.screen import Screen
@@ -35,10 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VM"]
 
-_OFF = frozenset({State.SHUT_OFF, State.CRASHED})
 
-
-class VM(Inside):
+class VM(Lifecycle, Inside):
     """One machine. Thread-safe; it stays valid when libvirtd restarts.
 
     Get one from `Host.launch`, `Host.create` or `Host.get`.
@@ -50,11 +49,6 @@ class VM(Inside):
 
     def __repr__(self) -> str:
         return f"<VM {self.name!r} {self.uuid}>"
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self._domain.name
 
     @property
     def uuid(self) -> str:
@@ -147,137 +141,7 @@ class VM(Inside):
         """Return its libvirt XML, the live one or the one for its next start."""
         return self._domain.xml(inactive=inactive)
 
-    def _record(self) -> Record:
-        record = self._domain.record()
-        if record is None:
-            raise ConflictError(
-                f"the machine '{self.name}' was not made by vmctl",
-                hint="vmctl changes only what it made; use virsh for this one",
-            )
-        return record
-
-    # -- power ------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Start it; one that runs already is left so, one that is paused goes on.
-
-        It returns when QEMU runs; `wait` waits for the guest.
-
-        Raises:
-            ConflictError: vmctl did not make it, it is being exported, or a port that it forwards
-                is in use.
-        """
-        record = self._record()
-        refuse_while_exported(self.name, record)
-        if record.phase in {Phase.CREATING, Phase.DELETING}:
-            raise ConflictError(
-                f"'{self.name}' is not whole: it is {record.phase.value}",
-                hint="`vmctl gc` removes what a client left that was killed",
-            )
-        record = self._not_flattening(record)
-        self._adopt(record)
-        state = self._domain.state()
-        if state in _OFF:
-            power.start(self._domain, record.spec)
-            return
-        if state is State.PAUSED:
-            self._domain.resume()
-        # One that came up with its host has none of them yet.
-        power.apply_forwards(self._domain, record.spec)
-
-    def _not_flattening(self, record: Record) -> Record:
-        """Return the record of a machine whose QEMU nobody has started for its disks alone.
-
-        Raises:
-            ConflictError: Somebody has, and is at it.
-        """
-        if record.phase is not Phase.FLATTENING or not record.woken:
-            return record
-        if record.claim is not None and not record.claim.is_abandoned():
-            raise ConflictError(
-                f"somebody is flattening the disks of '{self.name}'",
-                hint="start it when that has ended",
-            )
-        flatten.settle(self._domain)
-        return self._record()
-
-    def _adopt(self, record: Record) -> None:
-        """Take a machine over whose client was killed while it waited for the guest.
-
-        Somebody goes on with it, so it is nothing for `gc` any more.
-        """
-        abandoned = record.claim is not None and record.claim.is_abandoned()
-        if record.phase is Phase.PROVISIONING and abandoned:
-            self._domain.update_record(claim=None, brought=(), started_networks=())
-
-    def stop(
-        self,
-        *,
-        timeout: float = 60.0,
-        force: bool = False,
-        progress: ProgressCallback | None = None,
-    ) -> None:
-        """Shut it down: by its agent, by the ACPI power button, then by force if that is allowed.
-
-        Args:
-            timeout: Seconds that the guest has.
-            force: Whether to pull the plug after that.
-            progress: Told what is tried.
-
-        Raises:
-            ConflictError: vmctl did not make it.
-            WaitTimeoutError: The guest did not stop in time, and ``force`` was not given.
-        """
-        self._not_flattening(self._record())
-        with Reporter(self.name, progress).phase("shutdown") as phase:
-            power.stop(self._domain, timeout=timeout, force=force, phase=phase)
-        self._forget_connection()
-
-    def restart(
-        self,
-        *,
-        timeout: float = 60.0,
-        force: bool = False,
-        progress: ProgressCallback | None = None,
-    ) -> None:
-        """Stop it as `stop` does, and start it again. `wait` waits for the guest."""
-        self.stop(timeout=timeout, force=force, progress=progress)
-        self.start()
-
-    def pause(self) -> None:
-        """Stop its processors; one that is paused already is left so.
-
-        Raises:
-            ConflictError: vmctl did not make it.
-            WrongStateError: It is off.
-        """
-        self._not_flattening(self._record())
-        state = self._domain.state()
-        if state in _OFF:
-            raise self._is_off("be paused", state)
-        if state is not State.PAUSED:
-            self._domain.suspend()
-
-    def resume(self) -> None:
-        """Let it go on after `pause`; one that runs is left so.
-
-        Raises:
-            ConflictError: vmctl did not make it.
-            WrongStateError: It is off.
-        """
-        self._not_flattening(self._record())
-        state = self._domain.state()
-        if state in _OFF:
-            raise self._is_off("resume", state)
-        if state is State.PAUSED:
-            self._domain.resume()
-
-    def _is_off(self, verb: str, state: State) -> WrongStateError:
-        return WrongStateError(
-            f"'{self.name}' is {state.value}: it can't {verb}",
-            state=state.value,
-            hint=f"start it: `vmctl start {self.name}`",
-        )
+    # -- all of it ---------------------------------------------------------------------------------
 
     def delete(self, *, progress: ProgressCallback | None = None) -> None:
         """Remove it with its volumes, NVRAM, snapshots and seed. A running one is ended at once.
@@ -407,9 +271,7 @@ class VM(Inside):
             ProvisioningError: cloud-init failed.
         """
         record = self._record()
-        state = self._domain.state()
-        if state in _OFF:
-            raise self._is_off("become ready", state)
+        self._refuse_crashed(self._active_state("become ready"), "become ready")
         self._adopt(record)
         session = readiness.wait_until_ready(
             self._domain,
@@ -431,7 +293,3 @@ class VM(Inside):
             NotFoundError: It keeps no console log.
         """
         return console.console_log(self._domain.connection, self._record())
-
-    def _forget_connection(self) -> None:
-        self._host.sessions.drop(self.uuid)
-        self._host.consoles.drop(self.uuid)

@@ -136,6 +136,9 @@ def idle_network(host: vmctl.Host) -> Iterator[str]:
             network.create()
 
 
+SpecMaker = Callable[..., vmctl.VMSpec]
+
+
 @pytest.fixture
 def make_spec(micro_image: str) -> Callable[..., vmctl.VMSpec]:
     """Return a maker of specs for the micro guest, each with a name of its own."""
@@ -227,3 +230,17 @@ def enter_host(private_host: private.PrivateHost) -> list[str]:
     nsenter = shutil.which("nsenter")
     assert nsenter is not None
     return [nsenter, "--mount", "--target", namespace.parts[2]]
+
+
+def libvirtd_pid(private_host: private.PrivateHost) -> int:
+    """Return the process of a private host's libvirtd, which is started again when it ends."""
+    namespace = private_host.network_namespace
+    assert namespace is not None
+    init = namespace.parts[2]
+    children = Path(f"/proc/{init}/task/{init}/children").read_text(encoding="ascii").split()
+    (found,) = [pid for pid in children if _program(pid) == "libvirtd"]
+    return int(found)
+
+
+def _program(pid: str) -> str:
+    return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()

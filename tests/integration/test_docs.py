@@ -36,6 +36,7 @@ PAGES = {
     "docs/tutorial.md": "",
     "docs/how-to/launch-from-yaml.md": HOST,
     "docs/how-to/build-images.md": "",
+    "docs/how-to/power.md": HOST + WEB,
     "docs/how-to/snapshots.md": HOST + WEB,
     "docs/how-to/files-and-ports.md": HOST + WEB,
     "docs/how-to/guest-agent.md": HOST + WEB,

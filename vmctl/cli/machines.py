@@ -176,8 +176,9 @@ def _space(disk: DiskInfo) -> str:
     return f", takes {human_size(disk.allocation)}{shared}"
 
 
-def _with_reason(found: MachineInfo) -> str:
-    return f"{found.state} ({found.state_reason})" if found.state_reason else found.state
+def _whole_state(found: MachineInfo) -> str:
+    reason = f" ({found.state_reason})" if found.state_reason else ""
+    return f"{found.state}{reason}" + (", with a saved state" if found.saved else "")
 
 
 def _print_info(found: MachineInfo) -> None:
@@ -185,7 +186,7 @@ def _print_info(found: MachineInfo) -> None:
         [
             ("name", found.name),
             ("uuid", found.uuid),
-            ("state", _with_reason(found)),
+            ("state", _whole_state(found)),
             ("phase", found.phase),
             ("addresses", found.addresses),
             ("vcpus", str(found.vcpus)),

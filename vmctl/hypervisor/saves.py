@@ -7,19 +7,11 @@ from collections.abc import Callable
 
 import libvirt
 
-from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.errors import calling
 from vmctl.hypervisor.jobs import run_job
 
-__all__ = ["discard", "has_saved_state", "save", "saved_uuids", "set_clock", "start_anew"]
-
-
-def saved_uuids(connection: Connection) -> frozenset[str]:
-    """Return the UUIDs of all machines with a saved state, by one call."""
-    with calling("look for saved states"):
-        found = connection.raw.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-        return frozenset(raw.UUIDString() for raw in found if not raw.isActive())
+__all__ = ["discard", "has_saved_state", "save", "set_clock", "start_anew"]
 
 
 def has_saved_state(domain: Domain) -> bool:

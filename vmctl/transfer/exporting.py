@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vmctl import power
 from vmctl.errors import (
     ConflictError,
     NotFoundError,
@@ -56,6 +57,7 @@ def export(
     """Write a machine that is off; see `VM.export`."""
     _refuse_running(domain)
     _refuse_unfinished(domain, record)
+    power.refuse_saved(domain, "exported")
     disks = domain.disks()
     if not disks:
         raise UnsupportedError(

@@ -92,20 +92,19 @@ def test_a_name_that_is_close_is_suggested(vmctl: Vmctl) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "state"),
+    ("words", "said"),
     [
         (("pause", "web"), "paused"),
         (("resume", "web"), "running"),
         (("start", "web"), "running"),
-        (("stop", "web", "--force", "--timeout", "0"), "shut off"),
-        (("restart", "web", "--force", "--timeout", "0"), "running"),
+        (("stop", "web", "--force", "--timeout", "0"), "shut off (force)"),
+        (("restart", "web", "--force", "--timeout", "0"), "running (force)"),
     ],
 )
-def test_power_verbs(
-    vmctl: Vmctl, own: tuple[str, str], words: tuple[str, ...], state: str
-) -> None:
+def test_power_verbs(vmctl: Vmctl, own: tuple[str, str], words: tuple[str, ...], said: str) -> None:
+    state = said.partition(" (")[0]
     done = vmctl(*own, *words)
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"web: {state}\n")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"web: {said}\n")
     data = json.loads(vmctl(*own, *words, "-f", "json").stdout)
     assert [(entry["name"], entry["state"]) for entry in data] == [("web", state)]
 
@@ -118,6 +117,13 @@ def test_power_verbs(
         ("restart", "test", "--force", "--timeout", "0"),
         ("pause", "test"),
         ("resume", "test"),
+        ("reset", "test"),
+        ("save", "test"),
+        ("discard-saved", "test"),
+        ("nmi", "test"),
+        ("dump", "test", "memory"),
+        ("autostart", "test"),
+        ("rename", "test", "other"),
         ("delete", "test", "--yes"),
         ("snapshot", "create", "test", "s"),
     ],
@@ -128,6 +134,18 @@ def test_a_machine_of_somebody_elses_is_not_changed(vmctl: Vmctl, words: tuple[s
     assert done.exit_code == 4
     assert "not made by vmctl" in done.stderr
     assert vmctl(*_TEST, "info", "test", "-f", "json").stdout == before
+
+
+def test_what_a_start_and_a_stop_came_to_is_data(vmctl: Vmctl, own: tuple[str, str]) -> None:
+    (started,) = json.loads(vmctl(*own, "start", "web", "-f", "json").stdout)
+    assert set(started) == {"name", "uuid", "state", "started"}
+    assert started["started"] == {"how": "was running", "clock": ""}
+    words = ("stop", "web", "--force", "--timeout", "0", "-f", "json")
+    (stopped,) = json.loads(vmctl(*own, *words).stdout)
+    assert set(stopped["stopped"]) == {"ended_by", "seconds", "steps", "saved"}
+    assert stopped["stopped"]["ended_by"] == "force"
+    (step,) = stopped["stopped"]["steps"]
+    assert (step["how"], step["said"]) == ("force", "the plug was pulled")
 
 
 def test_snapshots_of_somebody_elses_are_listed_and_left_alone(vmctl: Vmctl) -> None:

@@ -138,8 +138,8 @@ def test_a_signal_ends_a_wait(number: signal.Signals, own: tuple[str, str]) -> N
     # The test driver's guest is off at once; a deaf one is waited for.
     arguments = [*own, "-v", "stop", "web", "--timeout", "60"]
     code = (
-        "import sys, vmctl.power\n"
-        "vmctl.power._press = lambda _domain: None\n"
+        "import sys, vmctl.stopping\n"
+        "vmctl.stopping._Ladder._press_once = lambda _self: None\n"
         f"sys.argv = {['vmctl', *arguments]!r}\n"
         "from vmctl.cli.main import main\nmain()"
     )
