@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -244,3 +245,15 @@ def libvirtd_pid(private_host: private.PrivateHost) -> int:
 
 def _program(pid: str) -> str:
     return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+
+
+def until_agent(vm: vmctl.VM, seconds: float = 120.0) -> str:
+    """Return the guest's boot ID as soon as its agent answers; each try waits for it itself."""
+    deadline = time.monotonic() + seconds
+    command = "cat /proc/sys/kernel/random/boot_id"
+    while True:
+        try:
+            return vm.run(command, check=True, timeout=60, via="agent").stdout
+        except (vmctl.GuestUnreachableError, vmctl.WaitTimeoutError):
+            if time.monotonic() > deadline:
+                raise
