@@ -64,13 +64,20 @@ def test_a_machine_whose_variables_are_in_libvirts_own_folder(
     private_host: private.PrivateHost, host: vmctl.Host, make_spec: SpecMaker, tmp_path: Path
 ) -> None:
     """One that an earlier vmctl made."""
-    vm = host.create(make_spec(firmware="uefi", cloud_init=None))
+    firmware = {"type": "uefi", "tpm": host.facts.tpm}
+    vm = host.create(make_spec(firmware=firmware, cloud_init=None))
     record = vm._record()
     volume = record.volume(Role.NVRAM)
     assert volume is not None
     # It was never started: there are none yet, and that is no loss.
-    assert vm.export(tmp_path / "new.vmctl", format="bundle") == ()
-    assert "there are none" in host.preview_import(tmp_path / "new.vmctl").warnings[-1]
+    tpm = vm.export(tmp_path / "new.vmctl", format="bundle")
+    assert tpm == ("what its TPM holds is not carried over: libvirt gives it to nobody",) * (
+        host.facts.tpm
+    )
+    # The first one is of its MAC address, which it has still.
+    _mac, *found = host.preview_import(tmp_path / "new.vmctl").warnings
+    assert "there are none" in found[0]
+    assert ["new one" in warning for warning in found[1:]] == [True] * len(tpm)
 
     own = f"/var/lib/libvirt/qemu/nvram/{vm.name}_VARS.fd"
     in_pool = vm._domain.firmware()[1]
@@ -82,7 +89,7 @@ def test_a_machine_whose_variables_are_in_libvirts_own_folder(
     raw.destroy()
     there = [*enter_host(private_host), "test", "-e", own]
     assert subprocess.run(there, check=False).returncode == 0
-    (why,) = vm.export(tmp_path / "old.vmctl", format="bundle")
+    why = vm.export(tmp_path / "old.vmctl", format="bundle")[0]
     assert why == (
         f"the firmware's variables are not carried over: they are at {own}, and not in a pool"
     )

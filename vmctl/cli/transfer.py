@@ -61,7 +61,7 @@ def export(app: App, name: str, file: str, form: str | None, replace: bool) -> N
             warnings = machine.export(target, format=chosen, replace=replace, progress=progress)
         for warning in warnings:
             app.warn(warning)
-        done = {"name": machine.name, "file": file, "format": chosen}
+        done = {"name": machine.name, "file": file, "format": chosen, "warnings": warnings}
     if file != "-":
         app.show(done, lambda: app.note(f"{done['name']}: exported to {file}"))
 

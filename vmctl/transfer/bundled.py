@@ -81,8 +81,15 @@ class Bundle(Opened):
         """Return what it would become at a host; ``spec`` is used instead of its own."""
         found = super().incoming(name, spec, around)
         wanted = found.spec.resolved(networks=around.facts.privileged)
+        more = self._judge_nvram(wanted, around)
+        if wanted.firmware.tpm is not None:
+            more = (*more, "its TPM is a new one, and empty")
+        return replace(found, warnings=(*found.warnings, *more))
+
+    def _judge_nvram(self, wanted: VMSpec, around: launch.Surroundings) -> tuple[str, ...]:
+        """See whether UEFI's variables fit the firmware that there is, and say it if they don't."""
         if wanted.firmware.type is not FirmwareType.UEFI:
-            return found
+            return ()
         written_by = next(
             (file.target for file in self._manifest.files if file.role == "nvram"), ""
         )
@@ -93,14 +100,13 @@ class Bundle(Opened):
             here = "" if firmware is None else firmware.loader.rpartition("/")[2]
         self._fits_firmware = here == written_by != ""
         if self._fits_firmware:
-            return found
+            return ()
         why = (
             f"they are {written_by[:80]}'s, and here it is {here}"
             if written_by
             else "there are none"
         )
-        warning = f"the firmware's variables are not carried over: {why}"
-        return replace(found, warnings=(*found.warnings, warning))
+        return (f"the firmware's variables are not carried over: {why}",)
 
     def _without_media(self, data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         changed, warnings = {}, []

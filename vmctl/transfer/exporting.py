@@ -97,15 +97,20 @@ def export(
 
 def _left_behind(domain: Domain, record: Record, form: ExportFormat) -> tuple[str, ...]:
     """Say what of the machine is not in the file, though one could think so."""
-    _code, nvram = domain.firmware()
-    if not nvram:
+    if form not in {ExportFormat.OVA, ExportFormat.BUNDLE}:
+        # Of a disk's file nobody expects more than the disk.
         return ()
-    why = ""
-    if form is ExportFormat.OVA:
-        why = "an OVA has no place for them"
-    elif form is ExportFormat.BUNDLE and record.volume(Role.NVRAM) is None:
-        why = f"they are at {nvram}, and not in a pool"
-    return (f"the firmware's variables are not carried over: {why}",) if why else ()
+    found = []
+    _code, nvram = domain.firmware()
+    if nvram and form is ExportFormat.OVA:
+        found.append("the firmware's variables are not carried over: an OVA has no place for them")
+    elif nvram and record.volume(Role.NVRAM) is None:
+        found.append(
+            f"the firmware's variables are not carried over: they are at {nvram}, and not in a pool"
+        )
+    if VMSpec.from_record(record.spec).firmware.tpm is not None:
+        found.append("what its TPM holds is not carried over: libvirt gives it to nobody")
+    return tuple(found)
 
 
 def _refuse_unfinished(domain: Domain, record: Record) -> None:
