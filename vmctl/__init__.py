@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from vmctl.hosts import HostSummary, list_hosts, start_host, stop_host
     from vmctl.hypervisor.displays import Display
     from vmctl.info import MachineInfo, MachineSummary
+    from vmctl.intent.applying import Applied
+    from vmctl.intent.differences import Difference
+    from vmctl.intent.drift import Deviation
+    from vmctl.intent.planning import ChangePlan
     from vmctl.pools import PoolInfo
     from vmctl.power import StartReport
     from vmctl.preview import Preview, preview_documents
@@ -60,6 +64,8 @@ if TYPE_CHECKING:
 
 _ERRORS = "vmctl.errors"
 _HOMES = {
+    "Applied": "vmctl.intent.applying",
+    "ChangePlan": "vmctl.intent.planning",
     "Check": "vmctl.doctor",
     "CommandFailedError": _ERRORS,
     "CompletedCommand": "vmctl.guest.command",
@@ -68,6 +74,8 @@ _HOMES = {
     "ConsoleMatch": "vmctl.guest.expecting",
     "CopiedFiles": "vmctl.guest.copying",
     "Deadlines": "vmctl.guest.readiness",
+    "Deviation": "vmctl.intent.drift",
+    "Difference": "vmctl.intent.differences",
     "Display": "vmctl.hypervisor.displays",
     "Event": "vmctl.events",
     "EventKind": "vmctl.events",
@@ -123,6 +131,8 @@ _HOMES = {
 
 __all__ = [
     "VM",
+    "Applied",
+    "ChangePlan",
     "Check",
     "CommandFailedError",
     "CompletedCommand",
@@ -131,6 +141,8 @@ __all__ = [
     "ConsoleMatch",
     "CopiedFiles",
     "Deadlines",
+    "Deviation",
+    "Difference",
     "Display",
     "Event",
     "EventKind",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vmctl import flatten, info
 from vmctl.console import ConsoleAccess
@@ -22,12 +22,17 @@ from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.figures import figures_of
 from vmctl.hypervisor.metadata import Phase
 from vmctl.inside import Inside
+from vmctl.intent.applying import Applied
+from vmctl.intent.asking import Intent
+from vmctl.intent.by_verb import Verbs
+from vmctl.intent.planning import ChangePlan
 from vmctl.launch import finish
 from vmctl.lifecycle import Lifecycle
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.removal import remove_machine
 from vmctl.screen import Screen
 from vmctl.snapshots import Snapshots
+from vmctl.spec import VMSpec
 from vmctl.stats import MachineStats, measure
 from vmctl.transfer import exporting
 
@@ -222,6 +227,78 @@ class VM(Lifecycle, Inside):
         return exporting.export(
             self._domain, record, place, form, replace=replace, progress=progress
         )
+
+    # -- change -----------------------------------------------------------------------------------
+
+    def _intent(self, progress: ProgressCallback | None = None) -> Intent:
+        verbs = Verbs(
+            domain=self._domain,
+            pool=self._host.pool,
+            facts=self._host.facts,
+            templates=self._host.templates,
+            progress=progress,
+        )
+        return Intent(self._domain, record=self._record, verbs=verbs)
+
+    def compare(self, spec: VMSpec) -> ChangePlan:
+        """Return what differs between it and a spec, and when each difference can be made.
+
+        Nothing is changed. What others changed (``drift``), and what waits for its next start
+        already (``pending``), is told as well.
+
+        Args:
+            spec: All that it shall be. A secret can't be compared: vmctl does not keep any.
+
+        Raises:
+            ConflictError: vmctl did not make it.
+            SpecError: It can't be told which of its devices the spec speaks of.
+            UnsupportedError: The host can't do what the spec asks for.
+        """
+        return self._intent().compare(spec)
+
+    def apply(
+        self,
+        spec: VMSpec,
+        *,
+        live_only: bool = False,
+        skip_anew: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Applied:
+        """Make it what a spec says; a second time changes nothing.
+
+        What others changed, and what vmctl does not manage, stays as it is. A disk that the spec
+        lacks is detached; its volume stays.
+
+        Args:
+            spec: All that it shall be.
+            live_only: Whether what would wait for its next start is left out.
+            skip_anew: Whether what only a new machine could have is left out.
+            progress: Told of the phase ``change``, and of those of the devices' verbs.
+
+        Raises:
+            ConflictError: vmctl did not make it; or something needs a new machine, and nothing was
+                changed.
+            SpecError: It can't be told which of its devices the spec speaks of.
+            UnsupportedError: The host can't do what the spec asks for.
+            VmctlError: A change failed; ``details`` say which were made, and all of those are
+                recorded.
+        """
+        return self._intent(progress).apply(
+            spec, live_only=live_only, skip_anew=skip_anew, progress=progress
+        )
+
+    def with_values(self, values: Mapping[str, Any]) -> VMSpec:
+        """Return its spec with other values, for `apply`; secrets are missing in it.
+
+        Args:
+            values: By path: ``{"memory": "4GiB", "disks.vdb.size": "20GiB"}``. None takes a device
+                away.
+
+        Raises:
+            UsageError: There is no such device, or that is no path.
+            SpecError: The spec is not valid with them.
+        """
+        return self._intent().with_values(values)
 
     def set_vcpus(
         self, count: int, *, next_start: bool = False, timeout: float = 30.0

@@ -37,6 +37,7 @@ PAGES = {
     "docs/how-to/launch-from-yaml.md": HOST,
     "docs/how-to/build-images.md": "",
     "docs/how-to/power.md": HOST + WEB,
+    "docs/how-to/change-a-machine.md": HOST + WEB,
     "docs/how-to/snapshots.md": HOST + WEB,
     "docs/how-to/files-and-ports.md": HOST + WEB,
     "docs/how-to/guest-agent.md": HOST + WEB,

@@ -23,7 +23,7 @@ from vmctl.errors import (
     UsageError,
     WrongStateError,
 )
-from vmctl.hypervisor import private, saves
+from vmctl.hypervisor import private
 
 from .conftest import SpecMaker, enter_host, libvirtd_pid, until_agent
 
@@ -200,7 +200,7 @@ def test_a_saved_machine_goes_on_where_it_was(host: vmctl.Host, vm: vmctl.VM) ->
     assert libvirts_state(host, vm) == SHUT_OFF
     info = vm.info()
     assert (info.state, info.state_reason, info.saved) == ("shut off", "saved", True)
-    assert saves.saved_uuids(host._connection) == {vm.uuid}
+    assert {entry.uuid for entry in host.list() if entry.saved} == {vm.uuid}
     vm.save()
 
     # Nothing may change under a guest that goes on from its memory.
@@ -223,7 +223,7 @@ def test_a_saved_machine_goes_on_where_it_was(host: vmctl.Host, vm: vmctl.VM) ->
     assert first >= before
     vm.run(f"while [ $(cat /dev/shm/count) -le {first} ]; do :; done", timeout=60, check=True)
     assert abs(int(vm.run("date +%s", check=True).stdout) - time.time()) < 30
-    assert saves.saved_uuids(host._connection) == set()
+    assert not any(entry.saved for entry in host.list())
     assert (vm.info().state_reason, vm.info().saved) == ("restored", False)
 
 

@@ -28,6 +28,8 @@ _SECTIONS = {
         "events": f"{_PACKAGE}.watching:events",
         "rename": f"{_PACKAGE}.upkeep:rename",
         "delete": f"{_PACKAGE}.machines:delete",
+        "apply": f"{_PACKAGE}.change:apply",
+        "set": f"{_PACKAGE}.change:set_",
         "snapshot": f"{_PACKAGE}.snapshot:snapshot",
         "flatten": f"{_PACKAGE}.flatten:flatten",
         "export": f"{_PACKAGE}.transfer:export",

@@ -1,0 +1,228 @@
+"""Changing a machine by its spec: live, at its next start, or not at all; seen from both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from lxml import etree
+
+import vmctl
+from vmctl.errors import ConflictError, SpecError, UsageError
+from vmctl.hypervisor import hotplug
+
+SpecMaker = Callable[..., vmctl.VMSpec]
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
+
+
+def raw_of(host: vmctl.Host, vm: vmctl.VM) -> Any:
+    """Return libvirt's own handle, past vmctl."""
+    return host._connection.raw.lookupByUUIDString(vm.uuid)
+
+
+def changes(plan: vmctl.ChangePlan) -> dict[str, str]:
+    return {entry.path: entry.when.value for entry in plan.differences}
+
+
+@pytest.fixture
+def machine(host: vmctl.Host, make_spec: SpecMaker) -> Iterator[tuple[vmctl.VM, vmctl.VMSpec]]:
+    """A running guest, and the spec that it was launched from."""
+    spec = make_spec(vcpus=1, max_vcpus=2, labels={"role": "web"}, agent=True)
+    vm = host.launch(spec)
+    try:
+        yield vm, spec
+    finally:
+        vm.delete()
+
+
+def test_the_spec_that_it_was_launched_from_changes_nothing(
+    host: vmctl.Host, machine: tuple[vmctl.VM, vmctl.VMSpec]
+) -> None:
+    vm, spec = machine
+    before = vm.xml(), vm.xml(inactive=True)
+    plan = vm.compare(spec)
+    assert (plan.differences, plan.drift, plan.pending) == ((), (), ())
+    assert vm.apply(spec).made == ()
+    assert (vm.xml(), vm.xml(inactive=True)) == before
+
+
+def test_what_can_be_had_now_is_had_now_and_the_rest_at_the_next_start(
+    host: vmctl.Host, machine: tuple[vmctl.VM, vmctl.VMSpec]
+) -> None:
+    vm, spec = machine
+    wanted = spec.replace(
+        vcpus=2,
+        memory="160MiB",
+        disks=[{}, {"size": "64MiB", "serial": "data"}],
+        nics=[{"user": True}, {"network": "default", "mac": "52:54:00:aa:00:01"}],
+        labels={"role": "db"},
+        autostart=True,
+        watchdog={"model": "i6300esb"},
+        balloon={"autodeflate": True},
+    )
+    plan = vm.compare(wanted)
+    assert changes(plan) == {
+        "vcpus": "live",
+        "memory": "live",
+        "disks.vdb": "live",
+        "nics.52:54:00:aa:00:01": "live",
+        "labels": "live",
+        "autostart": "live",
+        "watchdog": "next start",
+        "balloon.autodeflate": "next start",
+    }
+
+    # What libvirt has that vmctl does not manage, and what others changed, stays.
+    raw = raw_of(host, vm)
+    raw.setMetadata(1, "somebody's", None, None, 2)
+    definition = etree.fromstring(vm.xml(inactive=True))
+    sound = etree.SubElement(definition.find("devices"), "sound", model="ac97")  # type: ignore[arg-type]
+    assert sound is not None
+    host._connection.raw.defineXML(etree.tostring(definition, encoding="unicode"))
+
+    done = vm.apply(wanted)
+    assert set(done.made) == set(changes(plan))
+    assert set(done.waiting) == {"watchdog", "balloon.autodeflate"}
+
+    # The guest.
+    assert vm.run("nproc", check=True).stdout.strip() == "2"
+    assert vm.run("cat /sys/block/vdb/serial", check=True).stdout.strip() == "data"
+    assert int(vm.run("cat /sys/block/vdb/size", check=True).stdout) * 512 == 64 << 20
+    macs = vm.run("cat /sys/class/net/*/address", check=True).stdout.split()
+    assert "52:54:00:aa:00:01" in macs
+    # libvirt.
+    assert raw.vcpusFlags(1) == 2
+    assert raw.autostart() == 1
+    later = etree.fromstring(vm.xml(inactive=True))
+    assert later.find("devices/watchdog[@model='i6300esb']") is not None
+    assert later.find("devices/memballoon[@autodeflate='on']") is not None
+    assert later.findtext("title") == "somebody's"
+    assert later.find("devices/sound[@model='ac97']") is not None
+    assert etree.fromstring(vm.xml()).find("devices/watchdog[@model='i6300esb']") is None
+    assert vm.info().labels == {"role": "db"}
+
+    # Once more changes nothing; what waits is said, and so is what others did.
+    again = vm.compare(wanted)
+    assert again.differences == ()
+    assert {entry.path for entry in again.drift} == {"sound.model"}
+    assert {"watchdog.model", "balloon.autodeflate"} <= {entry.path for entry in again.pending}
+    assert vm.apply(wanted).made == ()
+
+    # Away again: the disk's volume stays until somebody deletes it.
+    vm.apply(wanted.replace(disks=[{}], nics=[{"user": True}]))
+    assert vm.run("test -e /sys/block/vdb").exit_status == 1
+    left = hotplug.definition(vm._domain, later=True).xpath("devices/disk[target/@dev='vdb']")
+    assert left == []
+    (volume,) = [
+        entry.name for entry in host.volumes.list("default") if f"{vm.uuid}.vdb" in entry.name
+    ]
+    host.volumes.delete(f"default/{volume}")
+
+
+def test_what_needs_a_new_machine_is_refused_before_anything_is_done(
+    host: vmctl.Host, make_spec: SpecMaker
+) -> None:
+    spec = make_spec()
+    vm = host.create(spec)
+    try:
+        before = vm.xml(inactive=True)
+        wanted = spec.replace(memory="256MiB", firmware="uefi")
+        with pytest.raises(ConflictError, match="made anew for firmware.type") as caught:
+            vm.apply(wanted)
+        assert "--skip-anew" in caught.value.hint
+        assert vm.xml(inactive=True) == before
+        done = vm.apply(wanted, skip_anew=True)
+        assert (done.made, done.left) == (("memory",), ("firmware.type",))
+        assert raw_of(host, vm).maxMemory() == 256 << 10
+        assert changes(vm.compare(wanted)) == {"firmware.type": "anew"}
+    finally:
+        vm.delete()
+
+
+def test_a_machine_that_is_off_takes_all_of_it(host: vmctl.Host, make_spec: SpecMaker) -> None:
+    spec = make_spec(disks=[{}, {"size": "16MiB", "serial": "one"}, {"size": "16MiB"}])
+    vm = host.create(spec)
+    try:
+        wanted = spec.replace(
+            vcpus=3,
+            memory="256MiB",
+            cpu={"model": "qemu64"},
+            on_crash="restart",
+            # The last goes; it is told from the other by what it is.
+            disks=[{}, {"size": "32MiB", "serial": "one"}],
+            nics=[{"network": "default"}],
+        )
+        done = vm.apply(wanted)
+        assert vm.compare(wanted).differences == ()
+        root = etree.fromstring(vm.xml(inactive=True))
+        assert root.findtext("vcpu") == "3"
+        assert root.findtext("cpu/model") == "qemu64"
+        assert root.findtext("on_crash") == "restart"
+        assert root.xpath("devices/disk[@device='disk']/target/@dev") == ["vda", "vdb"]
+        assert root.xpath("devices/interface/@type") == ["network"]
+        assert raw_of(host, vm).blockInfo("vdb", 0)[0] == 32 << 20
+        assert "disks.vdc" in done.made
+        vm.start()
+        vm.wait()
+        assert vm.run("nproc", check=True).stdout.strip() == "3"
+        assert "QEMU Virtual CPU" in vm.run("cat /proc/cpuinfo", check=True).stdout
+        for entry in host.volumes.list("default"):
+            if f"{vm.uuid}.vdc" in entry.name:
+                host.volumes.delete(f"default/{entry.name}")
+    finally:
+        vm.delete()
+
+
+def test_a_failure_says_what_was_made_and_the_next_run_goes_on(
+    host: vmctl.Host, make_spec: SpecMaker
+) -> None:
+    spec = make_spec()
+    vm = host.create(spec)
+    try:
+        wanted = spec.replace(
+            memory="256MiB", disks=[{}, {"volume": "no-such-volume"}], on_crash="restart"
+        )
+        with pytest.raises(vmctl.NotFoundError) as caught:
+            vm.apply(wanted)
+        assert "made: memory" in caught.value.details
+        assert "not made: disks.vdb, on_crash" in caught.value.details
+        assert raw_of(host, vm).maxMemory() == 256 << 10
+        assert set(changes(vm.compare(wanted))) == {"disks.vdb", "on_crash"}
+        host.volumes.create("default/no-such-volume", size="8MiB")
+        vm.apply(wanted)
+        assert vm.compare(wanted).differences == ()
+    finally:
+        vm.delete()
+        host.volumes.delete("default/no-such-volume")
+
+
+def test_fields_are_set_by_their_paths(host: vmctl.Host, make_spec: SpecMaker) -> None:
+    spec = make_spec(disks=[{}, {"size": "16MiB"}], labels={"a": "b"})
+    vm = host.create(spec)
+    try:
+        vm.apply(
+            vm.with_values({"memory": "224MiB", "disks.vdb.size": "24MiB", "labels.tier/x": "gold"})
+        )
+        assert raw_of(host, vm).maxMemory() == 224 << 10
+        assert raw_of(host, vm).blockInfo("vdb", 0)[0] == 24 << 20
+        assert vm.info().labels == {"a": "b", "tier/x": "gold"}
+        with pytest.raises(UsageError):
+            vm.with_values({"disks.vdz.size": "1GiB"})
+        with pytest.raises(SpecError):
+            vm.with_values({"vcpus": "many"})
+    finally:
+        vm.delete()
+
+
+def test_a_machine_of_somebody_elses_is_left_alone(host: vmctl.Host) -> None:
+    raw = host._connection.raw.defineXML(
+        "<domain type='qemu'><name>foreign</name><memory>65536</memory>"
+        "<os><type arch='x86_64'>hvm</type></os></domain>"
+    )
+    try:
+        with pytest.raises(ConflictError, match="not made by vmctl"):
+            host.get("foreign").apply(vmctl.VMSpec(name="foreign"))
+    finally:
+        raw.undefine()

@@ -1,0 +1,238 @@
+"""What a new spec means for a machine: which devices it speaks of, what differs, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vmctl.errors import ConflictError, SpecError, UsageError
+from vmctl.intent.assignments import assign, parse, written
+from vmctl.intent.differences import Action
+from vmctl.intent.planning import ChangePlan, Machine, merged, plan_change, recorded_spec
+from vmctl.intent.rendering import rendered
+from vmctl.intent.rules import When
+from vmctl.render.domain import with_macs
+from vmctl.render.facts import HostFacts
+from vmctl.spec import VMSpec
+
+UUID = "7d1a3c6e-5a0b-4a43-9f0e-2f1f5c1b9d10"
+FACTS = HostFacts()
+DISKS: dict[str, Any] = {
+    "image": "debian-12",
+    "disks": [{"size": "5GiB"}, {"size": "1GiB", "serial": "data"}, {"size": "2GiB"}],
+}
+
+
+def spec_of(**fields: Any) -> VMSpec:
+    return VMSpec.model_validate({"name": "web", **fields})
+
+
+def machine_of(spec: VMSpec, *, running: bool = True) -> Machine:
+    resolved = with_macs(spec.resolved(), UUID)
+    xml = rendered(resolved, facts=FACTS, uuid=UUID, templates=None)
+    return Machine(
+        name=spec.name,
+        uuid=UUID,
+        spec=resolved.without_secrets(),
+        definition=xml,
+        running=xml if running else None,
+        facts=FACTS,
+    )
+
+
+def plan_of(before: dict[str, Any], after: dict[str, Any], *, running: bool = True) -> ChangePlan:
+    return plan_change(spec_of(**after), machine_of(spec_of(**before), running=running))
+
+
+def changes(plan: ChangePlan) -> dict[str, tuple[str, Any, Any, str]]:
+    return {
+        entry.path: (entry.action.value, entry.before, entry.after, entry.when.value)
+        for entry in plan.differences
+    }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        DISKS,
+        {"profile": "legacy", "floppies": [{}], "cdroms": [{}, {}]},
+        {"watchdog": {"model": "i6300esb"}, "graphics": ["vnc"], "max_memory": "4GiB"},
+        {"nics": [{"user": True}, {"network": "default", "mac": "52:54:00:00:00:01"}]},
+    ],
+)
+@pytest.mark.parametrize("running", [True, False])
+def test_the_same_spec_changes_nothing(fields: dict[str, Any], running: bool) -> None:
+    plan = plan_of(fields, fields, running=running)
+    assert (plan.differences, plan.drift, plan.pending) == ((), (), ())
+
+
+def test_fields_are_live_or_wait_or_need_a_new_machine() -> None:
+    plan = plan_of(
+        {"max_vcpus": 4},
+        {
+            "max_vcpus": 4,
+            "vcpus": 2,
+            "memory": "2GiB",
+            "cpu": {"model": "qemu64"},
+            "watchdog": {"model": "i6300esb"},
+            "labels": {"role": "db"},
+            "firmware": "uefi",
+        },
+    )
+    assert changes(plan) == {
+        "vcpus": ("change", 1, 2, "live"),
+        "memory": ("change", "1GiB", "2GiB", "live"),
+        "cpu.model": ("change", None, "qemu64", "next start"),
+        "watchdog": ("change", None, {"model": "i6300esb", "action": "reset"}, "next start"),
+        "labels": ("change", {}, {"role": "db"}, "live"),
+        "firmware.type": ("change", "bios", "uefi", "anew"),
+    }
+    assert all(entry.why for entry in plan.those(When.NEXT_START, When.ANEW))
+
+
+def test_nothing_is_live_in_a_machine_that_is_off() -> None:
+    plan = plan_of({}, {"memory": "2GiB", "autostart": True}, running=False)
+    assert changes(plan)["memory"][3] == "next start"
+    assert changes(plan)["autostart"][3] == "live"
+
+
+def test_a_disk_is_told_by_what_it_is() -> None:
+    without_data = {**DISKS, "disks": [DISKS["disks"][0], DISKS["disks"][2]]}
+    found = changes(plan_of(DISKS, without_data))
+    assert list(found) == ["disks.vdb"]
+    assert found["disks.vdb"][0] == Action.REMOVE
+
+    bigger = {**DISKS, "disks": [*DISKS["disks"][:2], {"size": "3GiB"}, {"size": "9GiB"}]}
+    found = changes(plan_of(DISKS, bigger))
+    assert found["disks.vdc.size"] == ("change", "2GiB", "3GiB", "live")
+    assert found["disks.vdd"][0] == Action.ADD
+
+
+def test_a_disk_is_not_guessed() -> None:
+    twins = {"disks": [{"size": "5GiB"}, {"size": "1GiB"}, {"size": "1GiB"}, {"size": "2GiB"}]}
+    fewer = {"disks": [{"size": "5GiB"}, {"size": "1GiB"}, {"size": "2GiB"}]}
+    with pytest.raises(SpecError) as caught:
+        plan_of(twins, fewer)
+    assert caught.value.problems[0].path == "disks[1]"
+    named = {"disks": [*fewer["disks"][:1], {"size": "1GiB", "target": "vdc"}, fewer["disks"][2]]}
+    assert list(changes(plan_of(twins, named))) == ["disks.vdb"]
+
+
+def test_a_disk_does_not_shrink() -> None:
+    assert changes(plan_of({"disks": [{"size": "5GiB"}]}, {"disks": [{"size": "4GiB"}]})) == {
+        "disks.vda.size": ("change", "5GiB", "4GiB", "anew")
+    }
+
+
+def test_a_nic_keeps_its_address_when_another_goes() -> None:
+    before = {"nics": [{"user": True}, {"network": "default"}]}
+    first, _second = recorded_spec(machine_of(spec_of(**before))).nics
+    found = changes(plan_of(before, {"nics": [{"network": "default"}]}))
+    assert list(found) == [f"nics.{first.mac}"]
+    assert found[f"nics.{first.mac}"][0] == Action.REMOVE
+
+
+def test_processors_that_can_come_may_stay() -> None:
+    assert changes(plan_of({"vcpus": 4}, {"vcpus": 2})) == {"vcpus": ("change", 4, 2, "live")}
+
+
+def test_secrets_that_come_are_named_without_being_shown() -> None:
+    with_file = {"cloud_init": {"write_files": [{"path": "/a", "content": "s3cret"}]}, "image": "x"}
+    plan = plan_of({"image": "x"}, with_file)
+    assert {entry.when for entry in plan.differences} == {When.ANEW}
+    assert "s3cret" not in repr(plan)
+
+
+def test_drift_is_what_somebody_else_changed() -> None:
+    spec = spec_of(**DISKS)
+    machine = machine_of(spec)
+    drifted = machine.definition.replace("model type='vga'", "model type='cirrus'").replace(
+        "<on_crash>destroy", "<on_crash>restart"
+    )
+    drifted = drifted.replace("</devices>", "<hostdev type='usb'/></devices>")
+    plan = plan_change(
+        spec,
+        Machine(**{**machine.__dict__, "definition": drifted, "running": machine.definition}),
+    )
+    assert {(entry.path, entry.expected, entry.actual) for entry in plan.drift} == {
+        ("video.model", "vga", "cirrus"),
+        ("on_crash", "destroy", "restart"),
+        ("hostdevs.0", "", "usb"),
+    }
+    assert {entry.path for entry in plan.pending} >= {"video.model", "on_crash"}
+    assert plan.differences == ()
+
+
+def test_a_record_without_a_spec_is_said() -> None:
+    machine = machine_of(spec_of())
+    with pytest.raises(ConflictError):
+        plan_change(spec_of(), Machine(**{**machine.__dict__, "spec": {}}))
+
+
+def test_accepted_differences_make_the_new_spec() -> None:
+    before = spec_of(**DISKS)
+    wanted = {
+        **DISKS,
+        "memory": "2GiB",
+        "disks": [DISKS["disks"][0], DISKS["disks"][2]],
+        "watchdog": {},
+    }
+    machine = machine_of(before)
+    plan = plan_change(spec_of(**wanted), machine)
+    recorded = recorded_spec(machine)
+    everything = merged(recorded, plan.differences)
+    again = plan_change(
+        spec_of(**wanted), Machine(**{**machine.__dict__, "spec": everything.without_secrets()})
+    )
+    assert again.differences == ()
+    assert merged(recorded, ()).without_secrets() == written(recorded)
+    only_live = merged(recorded, plan.those(When.LIVE))
+    assert (str(only_live.memory), only_live.watchdog) == ("2GiB", None)
+    assert [disk.target for disk in only_live.disks] == ["vda", "vdc"]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ("memory=4GiB", "memory", "4GiB"),
+        ("vcpus=4", "vcpus", 4),
+        ("watchdog=", "watchdog", None),
+        ("graphics=[vnc]", "graphics", ["vnc"]),
+        ("labels.a.b/c=x=y", "labels.a.b/c", "x=y"),
+    ],
+)
+def test_assignments_are_read(text: str, path: str, value: Any) -> None:
+    assert parse(text) == (path, value)
+
+
+@pytest.mark.parametrize("text", ["memory", "=4", "a=[", "a=\x00"])
+def test_what_is_no_assignment_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse(text)
+
+
+def test_a_field_is_found_by_name_and_by_place() -> None:
+    data = written(recorded_spec(machine_of(spec_of(**DISKS))))
+    for path, value in (
+        ("memory", "2GiB"),
+        ("disks.vdb.size", "7GiB"),
+        ("disks[0].size", "6GiB"),
+        ("labels.app.kubernetes.io/name", "web"),
+        ("cpu.model", "qemu64"),
+    ):
+        assign(data, path, value)
+    spec = VMSpec.model_validate(data)
+    assert [str(disk.size) for disk in spec.disks] == ["6GiB", "7GiB", "2GiB"]
+    assert spec.labels == {"app.kubernetes.io/name": "web"}
+    assert (str(spec.memory), spec.cpu.model) == ("2GiB", "qemu64")
+
+
+@pytest.mark.parametrize(
+    "path", ["disks.vdz.size", "disks[9].size", "memory.size", "a..b", "", "disks[-1].size"]
+)
+def test_what_is_not_there_is_said(path: str) -> None:
+    data = written(recorded_spec(machine_of(spec_of(**DISKS))))
+    with pytest.raises(UsageError):
+        assign(data, path, 1)

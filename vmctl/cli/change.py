@@ -1,0 +1,170 @@
+"""Changing machines by intent: apply, set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vmctl.cli.context import App, machine_names, pass_app
+from vmctl.cli.lazy import command
+from vmctl.cli.output import print_table
+from vmctl.cli.specs import read_spec
+from vmctl.cli.streams import asks_on_terminal
+
+if TYPE_CHECKING:
+    from vmctl.intent.planning import ChangePlan
+    from vmctl.vm import VM
+
+__all__ = ["apply", "set_"]
+
+_Change = Callable[..., Any]
+_dry_run = click.option("--dry-run", is_flag=True, help="Only show what differs.")
+_live_only = click.option(
+    "--live-only", is_flag=True, help="Leave out what would wait for the next start."
+)
+_skip_anew = click.option(
+    "--skip-anew", is_flag=True, help="Leave out what only a new machine could have."
+)
+_yes = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+
+
+@command("apply")
+@click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
+@click.option("--name", metavar="NAME", help="The machine, instead of the spec's name.")
+@_dry_run
+@_live_only
+@_skip_anew
+@_yes
+@pass_app
+def apply(
+    app: App,
+    *,
+    file: str,
+    name: str | None,
+    dry_run: bool,
+    live_only: bool,
+    skip_anew: bool,
+    yes: bool,
+) -> None:
+    """Make a machine what the spec FILE says.
+
+    Every difference is shown first, with when it can be had: live, at the next start, or only by
+    making the machine anew. On a terminal you are asked. What others changed in the machine, and
+    what vmctl does not manage, stays as it is. - reads FILE from stdin.
+    """
+    spec = read_spec(file, changes={} if name is None else {"name": name})
+    with app.machine(spec.name) as machine:
+        _change(
+            app,
+            machine,
+            machine.compare(spec),
+            lambda **how: machine.apply(spec, **how),
+            dry_run=dry_run,
+            live_only=live_only,
+            skip_anew=skip_anew,
+            asks=not yes and file != "-",
+        )
+
+
+@command("set")
+@click.argument("name", metavar="NAME", shell_complete=machine_names)
+@click.argument("assignments", nargs=-1, required=True, metavar="FIELD=VALUE...")
+@_dry_run
+@_live_only
+@_yes
+@pass_app
+def set_(
+    app: App,
+    *,
+    name: str,
+    assignments: tuple[str, ...],
+    dry_run: bool,
+    live_only: bool,
+    yes: bool,
+) -> None:
+    """Give fields of the machine NAME other values: memory=4GiB vcpus=4 disks.vdb.size=20GiB.
+
+    FIELD is written as in a spec, devices by their names or places (disks[1].size); VALUE is YAML,
+    and nothing after the = stands for null.
+    """
+    from vmctl.intent.assignments import parse  # noqa: PLC0415 - not before it is needed
+
+    values = dict(map(parse, assignments))
+    with app.machine(name) as machine:
+        spec = machine.with_values(values)
+        _change(
+            app,
+            machine,
+            machine.compare(spec),
+            lambda **how: machine.apply(spec, **how),
+            dry_run=dry_run,
+            live_only=live_only,
+            skip_anew=False,
+            asks=not yes,
+        )
+
+
+def _change(
+    app: App,
+    machine: VM,
+    plan: ChangePlan,
+    change: _Change,
+    *,
+    dry_run: bool,
+    live_only: bool,
+    skip_anew: bool,
+    asks: bool,
+) -> None:
+    _warn(app, plan)
+    data: dict[str, Any] = {**plan.as_dict(), "made": (), "waiting": (), "left": ()}
+    if app.wants_table and plan.differences:
+        _print_differences(plan)
+    if not plan.differences:
+        app.note(f"{machine.name}: nothing to change")
+    elif not dry_run:
+        if asks and asks_on_terminal():
+            click.confirm(f"Change '{machine.name}' so?", err=True, abort=True)
+        with app.progress(passing=True) as progress:
+            done = change(live_only=live_only, skip_anew=skip_anew, progress=progress)
+        data |= {"made": done.made, "waiting": done.waiting, "left": done.left}
+        app.note(_summary(machine.name, done))
+    app.show(data, lambda: None)
+
+
+def _print_differences(plan: ChangePlan) -> None:
+    print_table(
+        ("FIELD", "NOW", "WANTED", "WHEN"),
+        [
+            (entry.path, _shown(entry.before), _shown(entry.after), entry.when.value)
+            for entry in plan.differences
+        ],
+    )
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _warn(app: App, plan: ChangePlan) -> None:
+    for entry in plan.drift:
+        app.warn(
+            f"{entry.path} was changed by others, and stays: "
+            f"{entry.actual or 'gone'} instead of {entry.expected or 'nothing'}"
+        )
+    for entry in plan.pending:
+        app.warn(
+            f"{entry.path} waits for the next start: "
+            f"{entry.expected or 'gone'} instead of {entry.actual or 'nothing'}"
+        )
+
+
+def _summary(name: str, done: Any) -> str:
+    parts = [f"{len(done.made)} changed"]
+    if done.waiting:
+        parts.append(f"{len(done.waiting)} of them from the next start on")
+    if done.left:
+        parts.append(f"{len(done.left)} left out")
+    return f"{name}: {', '.join(parts)}"

@@ -1,0 +1,1 @@
+"""Changing a machine by intent: what differs, when each difference can be made, and making it."""

@@ -1,0 +1,123 @@
+"""Doing what a change plan says: what is live at once, all else in one new definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vmctl.changes import changing
+from vmctl.errors import ConflictError, VmctlError
+from vmctl.hypervisor.domains import Domain
+from vmctl.intent.by_verb import is_by_verb
+from vmctl.intent.differences import Action, Difference
+from vmctl.intent.planning import ChangePlan, Machine, merged, recorded_spec
+from vmctl.intent.redefining import redefine
+from vmctl.intent.rules import When
+from vmctl.progress import Phase
+
+__all__ = ["Applied", "apply"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What `VM.apply` did.
+
+    Attributes:
+        plan: What differed before.
+        made: The paths of the differences that were made.
+        waiting: Those of them that the machine has from its next start on.
+        left: The paths of those that were not accepted.
+    """
+
+    plan: ChangePlan
+    made: tuple[str, ...]
+    waiting: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def refuse_anew(plan: ChangePlan) -> None:
+    """Refuse what only a new machine could have.
+
+    Raises:
+        ConflictError: There is such a difference.
+    """
+    anew = plan.those(When.ANEW)
+    if anew:
+        raise ConflictError(
+            f"'{plan.name}' would have to be made anew for "
+            + ", ".join(entry.path for entry in anew),
+            details="\n".join(f"{entry.path}: {entry.why}" for entry in anew),
+            hint="nothing was changed; --skip-anew makes the other changes",
+        )
+
+
+def apply(
+    domain: Domain,
+    plan: ChangePlan,
+    accepted: tuple[Difference, ...],
+    *,
+    look: Callable[[], Machine],
+    make: Callable[[Difference], None],
+    phase: Phase,
+) -> Applied:
+    """Make the accepted differences.
+
+    Each device's own verb records what it did, so that whatever fails later, record and machine
+    agree, and the next run goes on from there.
+
+    Args:
+        domain: The machine.
+        plan: What differs.
+        accepted: What of it is to be made.
+        look: Looks at the machine as it is now.
+        make: Makes one difference by its device's verb.
+        phase: Told what is being made.
+
+    Raises:
+        VmctlError: One could not be made; ``details`` say which were.
+    """
+    made: list[str] = []
+    rest = [entry for entry in accepted if not is_by_verb(entry)]
+    try:
+        for entry in sorted(filter(is_by_verb, accepted), key=_order):
+            phase.update(f"{entry.action.value} {entry.path}")
+            make(entry)
+            made.append(entry.path)
+        if rest:
+            phase.update("recording the new definition")
+            _redefine(domain, look, rest)
+            made += [entry.path for entry in rest]
+    except VmctlError as error:
+        left = [entry.path for entry in accepted if entry.path not in made]
+        error.details = "\n".join(
+            filter(
+                None,
+                (
+                    error.details,
+                    f"made: {', '.join(made) or 'nothing'}",
+                    f"not made: {', '.join(left)}",
+                ),
+            )
+        )
+        raise
+    return Applied(
+        plan=plan,
+        made=tuple(made),
+        waiting=tuple(entry.path for entry in accepted if entry.when is When.NEXT_START),
+        left=tuple(entry.path for entry in plan.differences if entry not in accepted),
+    )
+
+
+def _order(entry: Difference) -> int:
+    """What goes makes room for what comes."""
+    return (Action.REMOVE, Action.CHANGE, Action.ADD).index(entry.action)
+
+
+def _redefine(domain: Domain, look: Callable[[], Machine], rest: list[Difference]) -> None:
+    with changing(domain):
+        machine = look()
+        wanted = merged(recorded_spec(machine), rest)
+        redefine(domain, machine, wanted.resolved(networks=machine.facts.privileged))
+        for entry in rest:
+            if entry.path == "autostart":
+                domain.set_autostart(on=bool(entry.after))

@@ -1,0 +1,85 @@
+"""A machine and what it shall be: compared, and changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.metadata import Record
+from vmctl.intent import applying
+from vmctl.intent.applying import Applied
+from vmctl.intent.assignments import assign, written
+from vmctl.intent.by_verb import Verbs
+from vmctl.intent.planning import ChangePlan, Machine, plan_change, recorded_spec
+from vmctl.intent.rules import When
+from vmctl.progress import ProgressCallback, Reporter
+from vmctl.spec import VMSpec
+
+__all__ = ["Intent"]
+
+
+class Intent:
+    """What can be asked of one machine about another spec.
+
+    Args:
+        domain: The machine.
+        record: Reads vmctl's record of it; refuses a machine that has none.
+        verbs: The verbs of the machine's devices.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        *,
+        record: Callable[[], Record],
+        verbs: Verbs,
+    ) -> None:
+        self._domain = domain
+        self._record = record
+        self._verbs = verbs
+
+    def _look(self) -> Machine:
+        return Machine(
+            name=self._domain.name,
+            uuid=self._domain.uuid,
+            spec=self._record().spec,
+            definition=self._domain.xml(inactive=True),
+            running=self._domain.xml() if self._domain.is_active() else None,
+            facts=self._verbs.facts,
+            templates=self._verbs.templates,
+        )
+
+    def compare(self, spec: VMSpec) -> ChangePlan:
+        """Return what differs between the machine and a spec."""
+        return plan_change(spec, self._look(), why_not_live=self._verbs.why_not_live)
+
+    def with_values(self, values: Mapping[str, Any]) -> VMSpec:
+        """Return the machine's spec with some fields changed, by their paths."""
+        data = written(recorded_spec(self._look()))
+        for path, value in values.items():
+            assign(data, path, value)
+        return VMSpec.model_validate(data)
+
+    def apply(
+        self,
+        spec: VMSpec,
+        *,
+        live_only: bool,
+        skip_anew: bool,
+        progress: ProgressCallback | None,
+    ) -> Applied:
+        """Make the machine what a spec says."""
+        with Reporter(self._domain.name, progress).phase("change") as phase:
+            plan = self.compare(spec)
+            if not skip_anew:
+                applying.refuse_anew(plan)
+            times = (When.LIVE,) if live_only else (When.LIVE, When.NEXT_START)
+            return applying.apply(
+                self._domain,
+                plan,
+                plan.those(*times),
+                look=self._look,
+                make=self._verbs.make,
+                phase=phase,
+            )

@@ -1,0 +1,178 @@
+"""What a new spec means for a machine, worked out before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from vmctl.client_files import with_key_files
+from vmctl.errors import ConflictError
+from vmctl.intent.assignments import assign, written
+from vmctl.intent.differences import Action, Difference, compare
+from vmctl.intent.drift import Deviation, drift_of, pending_in
+from vmctl.intent.matching import align
+from vmctl.intent.rules import When
+from vmctl.render.domain import with_macs
+from vmctl.render.facts import HostFacts
+from vmctl.render.templates import Templates
+from vmctl.spec import VMSpec
+
+__all__ = ["ChangePlan", "Machine", "merged", "plan_change", "recorded_spec"]
+
+# They are in vmctl's record or in libvirt's, and not in the machine.
+_ANY_TIME = frozenset({"labels", "autostart", "profile"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What is known of the machine that is to be changed.
+
+    Attributes:
+        name: Its name.
+        uuid: Its UUID.
+        spec: Its spec without secrets, as vmctl recorded it.
+        definition: Its XML for the next start.
+        running: Its XML as it runs; None where it is off.
+        facts: What its host can do.
+        templates: Where its XML was rendered from.
+    """
+
+    name: str
+    uuid: str
+    spec: dict[str, Any]
+    definition: str
+    running: str | None
+    facts: HostFacts
+    templates: Templates | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangePlan:
+    """What differs between a machine and a spec.
+
+    Attributes:
+        name: The machine.
+        differences: What the spec wants otherwise than it was recorded, and when that can be had.
+        drift: What somebody else changed in the machine's definition; it is left as it is.
+        pending: What the definition has already, and the machine gets at its next start.
+    """
+
+    name: str
+    differences: tuple[Difference, ...]
+    drift: tuple[Deviation, ...]
+    pending: tuple[Deviation, ...]
+
+    def those(self, *when: When) -> tuple[Difference, ...]:
+        """Return the differences that can be made at some time."""
+        return tuple(entry for entry in self.differences if entry.when in when)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+
+def recorded_spec(machine: Machine) -> VMSpec:
+    """Return a machine's spec as vmctl recorded it, resolved, with the MAC addresses of its NICs.
+
+    Raises:
+        ConflictError: There is none that this vmctl could read.
+    """
+    if not machine.spec:
+        raise ConflictError(
+            f"vmctl's record of '{machine.name}' has no spec",
+            hint="it was made by a vmctl that did not keep it: change the machine by its verbs",
+        )
+    spec = VMSpec.from_record(machine.spec)
+    return with_macs(spec.resolved(networks=machine.facts.privileged), machine.uuid)
+
+
+def plan_change(
+    wanted: VMSpec,
+    machine: Machine,
+    *,
+    why_not_live: Callable[[Difference], str | None] = lambda _difference: None,
+) -> ChangePlan:
+    """Compare a spec with a machine.
+
+    Args:
+        wanted: The spec as it was written.
+        machine: The machine.
+        why_not_live: Says why the running machine can't have a difference before its next start.
+
+    Raises:
+        SpecError: It can't be told which of the machine's devices the spec speaks of.
+        UnsupportedError: The host can't do what the spec asks for.
+        ConflictError: vmctl has no spec of the machine.
+    """
+    recorded = recorded_spec(machine)
+    spec = _wanted_spec(wanted, recorded, machine)
+    found = [_in_time(entry, machine, why_not_live) for entry in compare(spec, recorded)]
+    hidden = _hidden(wanted, machine)
+    if hidden is not None and not any(entry.path.startswith("cloud_init") for entry in found):
+        found.append(hidden)
+    return ChangePlan(
+        name=machine.name,
+        differences=tuple(found),
+        drift=tuple(
+            drift_of(
+                recorded,
+                machine.definition,
+                facts=machine.facts,
+                uuid=machine.uuid,
+                templates=machine.templates,
+            )
+        ),
+        pending=()
+        if machine.running is None
+        else tuple(pending_in(machine.definition, machine.running)),
+    )
+
+
+def _wanted_spec(wanted: VMSpec, recorded: VMSpec, machine: Machine) -> VMSpec:
+    # A secret can't be compared: what was given once is not kept.
+    spec = VMSpec.from_record(with_key_files(wanted).without_secrets())
+    if "max_vcpus" not in spec.model_fields_set and recorded.max_vcpus is not None:
+        # Not written, it is as high as need be; a machine that can have more may keep that.
+        spec = spec.model_copy(update={"max_vcpus": max(spec.vcpus, recorded.max_vcpus)})
+    resolved = spec.resolved(networks=machine.facts.privileged)
+    return with_macs(align(resolved, recorded), machine.uuid)
+
+
+def _hidden(wanted: VMSpec, machine: Machine) -> Difference | None:
+    """Return the difference that secrets came, or went, of which only their place is recorded."""
+    before = machine.spec.get("redacted") or []
+    after = wanted.without_secrets().get("redacted") or []
+    # A spec that was read from the record (`set`) has none at all, and changes none.
+    if before == after or not after:
+        return None
+    return Difference(
+        path="cloud_init",
+        action=Action.CHANGE,
+        before=before,
+        after=after,
+        when=When.ANEW,
+        why="a guest is provisioned once, when it first boots",
+    )
+
+
+def _in_time(
+    entry: Difference, machine: Machine, why_not_live: Callable[[Difference], str | None]
+) -> Difference:
+    """Return the difference with what its machine's state makes of it."""
+    if entry.when is not When.LIVE or entry.path in _ANY_TIME:
+        return entry
+    why = "the machine is off" if machine.running is None else why_not_live(entry)
+    return entry if why is None else replace(entry, when=When.NEXT_START, why=why)
+
+
+def merged(recorded: VMSpec, accepted: Sequence[Difference]) -> VMSpec:
+    """Return a machine's spec with some differences made.
+
+    Raises:
+        SpecError: They make no valid spec without the others.
+    """
+    data = written(recorded)
+    for entry in accepted:
+        assign(data, entry.path, entry.after)
+    return VMSpec.model_validate(data)
