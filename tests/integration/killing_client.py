@@ -17,7 +17,7 @@ import libvirt
 import vmctl
 
 # The functions of libvirt's C binding that change something.
-_CHANGING = (
+CHANGING = {
     "virDomainDefineXMLFlags",
     "virDomainSetMetadata",
     "virDomainCreateWithFlags",
@@ -31,7 +31,7 @@ _CHANGING = (
     "virStorageVolDelete",
     "virStreamSend",
     "virStreamFinish",
-)
+}
 
 
 class Killer:
@@ -44,7 +44,7 @@ class Killer:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._real, name)
-        if name not in _CHANGING:
+        if name not in CHANGING:
             return function
 
         def counted(*arguments: Any) -> Any:

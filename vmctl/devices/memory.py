@@ -32,7 +32,7 @@ __all__ = ["Memory", "MemoryModel", "memory_of", "set_memory", "why_not_live"]
 MemoryModel = Literal["virtio-mem", "dimm"]
 
 _GUEST_SECONDS = 60.0
-_REPORT_SECONDS = 15.0
+_REPORT_SECONDS = 10.0
 _BLOCK = 2 << 20
 # What a Linux guest takes memory in; a DIMM that is no multiple of it is of no use to it.
 _DIMM_STEP = 128 << 20
