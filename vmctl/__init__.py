@@ -13,6 +13,11 @@ from vmctl._version import __version__
 
 if TYPE_CHECKING:
     from vmctl.agent import GuestAgent
+    from vmctl.devices.disks import AttachedDisk
+    from vmctl.devices.media import CdromDrive
+    from vmctl.devices.memory import Memory
+    from vmctl.devices.nics import AttachedNic
+    from vmctl.devices.processors import Processors
     from vmctl.doctor import Check, examine
     from vmctl.errors import (
         CommandFailedError,
@@ -56,7 +61,7 @@ if TYPE_CHECKING:
     from vmctl.preview import Preview, preview_documents
     from vmctl.progress import Progress
     from vmctl.snapshots import Snapshot
-    from vmctl.spec import PoolSpec, VMSpec
+    from vmctl.spec import BandwidthSpec, DiskSpec, IoTuneSpec, NicSpec, PoolSpec, VMSpec
     from vmctl.stats import MachineStats
     from vmctl.stopping import StopDeadlines, StopReport, StopStep
     from vmctl.vm import VM
@@ -65,6 +70,10 @@ if TYPE_CHECKING:
 _ERRORS = "vmctl.errors"
 _HOMES = {
     "Applied": "vmctl.intent.applying",
+    "AttachedDisk": "vmctl.devices.disks",
+    "AttachedNic": "vmctl.devices.nics",
+    "BandwidthSpec": "vmctl.spec",
+    "CdromDrive": "vmctl.devices.media",
     "ChangePlan": "vmctl.intent.planning",
     "Check": "vmctl.doctor",
     "CommandFailedError": _ERRORS,
@@ -76,6 +85,7 @@ _HOMES = {
     "Deadlines": "vmctl.guest.readiness",
     "Deviation": "vmctl.intent.drift",
     "Difference": "vmctl.intent.differences",
+    "DiskSpec": "vmctl.spec",
     "Display": "vmctl.hypervisor.displays",
     "Event": "vmctl.events",
     "EventKind": "vmctl.events",
@@ -93,15 +103,19 @@ _HOMES = {
     "HostUnavailableError": _ERRORS,
     "HypervisorError": _ERRORS,
     "ImageError": _ERRORS,
+    "IoTuneSpec": "vmctl.spec",
     "Leftover": "vmctl.gc",
     "MachineInfo": "vmctl.info",
     "MachineStats": "vmctl.stats",
     "MachineSummary": "vmctl.info",
+    "Memory": "vmctl.devices.memory",
+    "NicSpec": "vmctl.spec",
     "NotFoundError": _ERRORS,
     "PermissionDeniedError": _ERRORS,
     "PoolInfo": "vmctl.pools",
     "PoolSpec": "vmctl.spec",
     "Preview": "vmctl.preview",
+    "Processors": "vmctl.devices.processors",
     "Progress": "vmctl.progress",
     "ProvisioningError": _ERRORS,
     "ResourceError": _ERRORS,
@@ -132,6 +146,10 @@ _HOMES = {
 __all__ = [
     "VM",
     "Applied",
+    "AttachedDisk",
+    "AttachedNic",
+    "BandwidthSpec",
+    "CdromDrive",
     "ChangePlan",
     "Check",
     "CommandFailedError",
@@ -143,6 +161,7 @@ __all__ = [
     "Deadlines",
     "Deviation",
     "Difference",
+    "DiskSpec",
     "Display",
     "Event",
     "EventKind",
@@ -160,15 +179,19 @@ __all__ = [
     "HostUnavailableError",
     "HypervisorError",
     "ImageError",
+    "IoTuneSpec",
     "Leftover",
     "MachineInfo",
     "MachineStats",
     "MachineSummary",
+    "Memory",
+    "NicSpec",
     "NotFoundError",
     "PermissionDeniedError",
     "PoolInfo",
     "PoolSpec",
     "Preview",
+    "Processors",
     "Progress",
     "ProvisioningError",
     "ResourceError",

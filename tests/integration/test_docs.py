@@ -41,6 +41,8 @@ PAGES = {
     "docs/how-to/snapshots.md": HOST + WEB,
     "docs/how-to/files-and-ports.md": HOST + WEB,
     "docs/how-to/guest-agent.md": HOST + WEB,
+    "docs/how-to/resize.md": HOST,
+    "docs/how-to/devices.md": HOST + "truncate -s 1M disc.iso\n",
     "docs/how-to/move-a-machine.md": HOST + WEB,
     "docs/how-to/private-host.md": "",
     "docs/how-to/static-address.md": HOST,

@@ -12,6 +12,7 @@ from lxml import etree
 
 import vmctl
 from vmctl.devices import memory
+from vmctl.devices.machine import spec_of
 from vmctl.hypervisor.events import Signal
 from vmctl.render.iso import build_iso
 from vmctl.spec import BandwidthSpec, DiskSpec, IoTuneSpec, NicSpec
@@ -79,7 +80,7 @@ def agreed(vm: vmctl.VM) -> None:
     record = vm._domain.record()
     assert record is not None
     assert record.pending is None
-    spec = vmctl.VMSpec.from_record(record.spec)
+    spec = spec_of(record)
     targets = {disk.target for disk in spec.disks}
     macs = {nic.mac for nic in spec.nics}
     documents = [vm.xml(inactive=True), *([vm.xml()] if vm.state == "running" else [])]

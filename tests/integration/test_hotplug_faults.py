@@ -83,7 +83,7 @@ def test_sigkill_in_the_middle_of_an_attach(
     points = int(said)
     tried = set()
     # Around what is made, and around what is attached; a running machine has few ports to spare.
-    for at in range(points // 2, points, 4) if running else range(1, points + 1, 3):
+    for at in range(points // 2, points, 5) if running else range(1, points + 1, 4):
         status, said = _change_and_die(private_host, at, vm.name, "attach")
         assert status == -signal.SIGKILL, said
         tried.add(said)
@@ -101,7 +101,7 @@ def test_sigkill_in_the_middle_of_a_detach(
     vm.disks.attach(DiskSpec(size="1MiB"))
     status, said = _change_and_die(private_host, 0, vm.name, "detach", "vdb")
     assert status == 0
-    for at in range(1, int(said) + 1, 4):
+    for at in range(1, int(said) + 1, 5):
         if len(vm.disks.list()) == 1:
             vm.disks.attach(DiskSpec(size="1MiB"))
         status, said = _change_and_die(private_host, at, vm.name, "detach", "vdb")

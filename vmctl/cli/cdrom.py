@@ -13,7 +13,7 @@ from vmctl.cli.output import print_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vmctl.devices.media import Drive
+    from vmctl.devices.media import CdromDrive
 
 __all__ = ["cdrom", "eject", "insert", "list_drives"]
 
@@ -37,7 +37,7 @@ _next_start = click.option(
 )
 
 
-def _print(found: Sequence[Drive]) -> None:
+def _print(found: Sequence[CdromDrive]) -> None:
     print_table(
         ("TARGET", "BUS", "NOW", "LATER"),
         [(entry.target, entry.bus, entry.now, entry.source) for entry in found],

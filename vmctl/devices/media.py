@@ -24,11 +24,11 @@ from vmctl.render.sources import DiskSource
 from vmctl.render.templates import Templates
 from vmctl.spec import DiskBus, VMSpec
 
-__all__ = ["Cdroms", "Drive", "eject", "insert", "list_cdroms"]
+__all__ = ["CdromDrive", "Cdroms", "eject", "insert", "list_cdroms"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drive:
+class CdromDrive:
     """A CD-ROM drive.
 
     Attributes:
@@ -45,12 +45,12 @@ class Drive:
     now: str = ""
 
 
-def list_cdroms(domain: Domain) -> Sequence[Drive]:
+def list_cdroms(domain: Domain) -> Sequence[CdromDrive]:
     """Return the machine's CD-ROM drives."""
     later = _nodes(domain, later=True)
     now = _nodes(domain, later=False)
     return [
-        Drive(
+        CdromDrive(
             target=target,
             bus=_bus_of(node),
             source=hotplug.source_of(node),
@@ -74,7 +74,7 @@ def _bus_of(node: etree._Element) -> str:
     return "" if target is None else target.get("bus", "")
 
 
-def _find(domain: Domain, target: str) -> Drive:
+def _find(domain: Domain, target: str) -> CdromDrive:
     drives = list_cdroms(domain)
     for drive in drives:
         if drive.target == target:
@@ -97,7 +97,7 @@ def insert(
     next_start: bool = False,
     templates: Templates | None = None,
     progress: ProgressCallback | None = None,
-) -> Drive:
+) -> CdromDrive:
     """Put a medium into a CD-ROM drive: of the running machine, and for its next start.
 
     Args:
@@ -240,7 +240,7 @@ def eject(
     force: bool = False,
     next_start: bool = False,
     progress: ProgressCallback | None = None,
-) -> Drive:
+) -> CdromDrive:
     """Take the medium out of a CD-ROM drive; a drive that is empty is left so.
 
     A medium that was uploaded for the machine is deleted.
@@ -287,7 +287,7 @@ class Cdroms:
         self._pool = pool
         self._templates = templates
 
-    def list(self) -> Sequence[Drive]:
+    def list(self) -> Sequence[CdromDrive]:
         """Return its drives, and what is in them."""
         return list_cdroms(self._domain)
 
@@ -301,7 +301,7 @@ class Cdroms:
         force: bool = False,
         next_start: bool = False,
         progress: ProgressCallback | None = None,
-    ) -> Drive:
+    ) -> CdromDrive:
         """Put a medium into a drive; see `vmctl.devices.media.insert` for what it raises."""
         return insert(
             self._domain,
@@ -323,6 +323,6 @@ class Cdroms:
         force: bool = False,
         next_start: bool = False,
         progress: ProgressCallback | None = None,
-    ) -> Drive:
+    ) -> CdromDrive:
         """Take the medium out of a drive; see `vmctl.devices.media.eject` for what it raises."""
         return eject(self._domain, target, force=force, next_start=next_start, progress=progress)
