@@ -211,6 +211,21 @@ def _of(vm: vmctl.VM) -> set[str]:
     return set() if record is None else {volume.name for volume in record.volumes}
 
 
+def test_a_revert_brings_back_the_devices_of_its_time(vm: vmctl.VM) -> None:
+    kept = vm.disks.attach(DiskSpec(size="1MiB", serial="then"))
+    vm.snapshots.create("then")
+    with pytest.raises(vmctl.ConflictError, match="is in the snapshot 'then'"):
+        vm.disks.detach(kept.target, delete=True)
+    vm.disks.detach(kept.target)
+    agreed(vm)
+    vm.snapshots.revert("then")
+    agreed(vm)
+    soon(vm, "cat /sys/block/vdb/serial", "then")
+    vm.snapshots.delete("then")
+    vm.disks.detach(kept.target, delete=True)
+    agreed(vm)
+
+
 # -- NICs and CDs ---------------------------------------------------------------------------------
 
 _CARRIERS = "for nic in /sys/class/net/*; do echo $(cat $nic/address $nic/carrier); done | grep "
