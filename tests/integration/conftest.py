@@ -257,3 +257,21 @@ def until_agent(vm: vmctl.VM, seconds: float = 120.0) -> str:
         except (vmctl.GuestUnreachableError, vmctl.WaitTimeoutError):
             if time.monotonic() > deadline:
                 raise
+
+
+def boots(vm: vmctl.VM) -> int:
+    """Return how often the micro guest came up since its QEMU started, by its console."""
+    return vm.console_log().count("micro: ready")
+
+
+def until_booted(host: vmctl.Host, vm: vmctl.VM, count: int, seconds: float = 120.0) -> None:
+    """Wait until the micro guest came up so often.
+
+    After a reset that it did not see coming, its agent's port may stay closed for QEMU 7.2, so
+    that the console is what tells.
+    """
+    with host._connection.events.listening(vm.uuid) as heard:
+        deadline = time.monotonic() + seconds
+        assert heard.wait_for(lambda: True if boots(vm) >= count else None, deadline=deadline), (
+            vm.console_log()[-500:]
+        )

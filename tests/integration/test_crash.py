@@ -22,7 +22,7 @@ from vmctl import dumping
 from vmctl.errors import ConflictError, ResourceError, UsageError, WrongStateError
 from vmctl.hypervisor import private
 
-from .conftest import libvirtd_pid, pool_volumes, until_agent
+from .conftest import boots, libvirtd_pid, pool_volumes, until_agent, until_booted
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -123,7 +123,8 @@ def test_a_dump_has_what_is_in_the_guests_memory(
     )
     made = json.loads(done.stdout)
     assert (made["name"], made["format"]) == (vm.name, "kdump-zlib")
-    assert small.read_bytes()[:8] == b"KDUMP   "
+    # The flattened form, which can be written to a pipe; makedumpfile -R and crash read it.
+    assert small.read_bytes()[:12] == b"makedumpfile"
     assert made["size"] == small.stat().st_size < size
     assert dumps_in_pool(host) == set()
 
@@ -136,9 +137,8 @@ def test_a_pool_without_room_is_refused_and_one_that_fills_up_is_left_clean(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     core = tmp_path / "core"
-    with pytest.raises(ResourceError, match="the pool 'small' has no room") as caught:
+    with pytest.raises(ResourceError, match="the pool 'small' has no room .* are free"):
         vm.dump(core, pool=small_pool)
-    assert "bytes are free" in caught.value.brief
     # Somebody else fills it after it was looked at.
     monkeypatch.setattr(dumping, "_refuse_pool", lambda *_arguments: None)
     with pytest.raises(ResourceError, match="no room for the memory"):
@@ -230,15 +230,13 @@ def test_a_crash_that_is_preserved(host: vmctl.Host, vm: vmctl.VM, tmp_path: Pat
     assert_core_with(core, marker)
     assert libvirts_state(host, vm) == CRASHED
 
+    count = boots(vm)
     vm.reset()
     assert libvirts_state(host, vm) == RUNNING
-    assert until_agent(vm) != boot
-
-    crash(vm)
-    until_state(host, vm, CRASHED)
-    assert vm.stop(force=True).ended_by == "force"
+    until_booted(host, vm, count + 1)
+    assert vm.stop(timeout=0, force=True).ended_by == "force"
     assert vm.start().how == "booted"
-    until_agent(vm)
+    assert until_agent(vm) != boot
 
 
 def set_on_crash(host: vmctl.Host, vm: vmctl.VM, action: int) -> None:
@@ -248,13 +246,13 @@ def set_on_crash(host: vmctl.Host, vm: vmctl.VM, action: int) -> None:
 
 
 def test_a_crash_that_restarts(host: vmctl.Host, vm: vmctl.VM) -> None:
-    boot = until_agent(vm)
     set_on_crash(host, vm, libvirt.VIR_DOMAIN_LIFECYCLE_ACTION_RESTART)
+    count = boots(vm)
     crash(vm)
-    deadline = time.monotonic() + _PATIENCE
-    while until_agent(vm) == boot:
-        assert time.monotonic() < deadline
+    until_booted(host, vm, count + 1)
     assert libvirts_state(host, vm) == RUNNING
+    vm.restart(timeout=0, force=True)
+    until_agent(vm)
 
 
 def test_a_crash_that_ends_the_machine(host: vmctl.Host, vm: vmctl.VM) -> None:
@@ -272,5 +270,3 @@ def test_a_watchdog_that_is_not_fed_acts(host: vmctl.Host, vm: vmctl.VM) -> None
     vm.run("watchdog -T 2 -t 600 /dev/watchdog", check=True)
     until_state(host, vm, SHUT_OFF)
     assert vm.info().state_reason in {"shutdown", "destroyed"}
-    assert vm.start().how == "booted"
-    until_agent(vm)

@@ -23,9 +23,10 @@ from vmctl.errors import (
     UsageError,
     WrongStateError,
 )
+from vmctl.guest.agent import Agent
 from vmctl.hypervisor import private
 
-from .conftest import SpecMaker, enter_host, libvirtd_pid, until_agent
+from .conftest import SpecMaker, boots, enter_host, libvirtd_pid, until_agent, until_booted
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -94,25 +95,24 @@ def test_a_guest_with_an_agent_is_stopped_by_it(host: vmctl.Host, vm: vmctl.VM) 
 def test_a_power_off_of_the_guests_own_does_what_the_spec_says(
     host: vmctl.Host, vm: vmctl.VM
 ) -> None:
-    """`on_poweroff: restart` holds, and is back after every `stop` that did not succeed."""
-    before = until_agent(vm)
-    with host._connection.events.listening(vm.uuid) as signal_:
-        vm.run("poweroff", timeout=30)
-        vm._forget_connection()
-
-        def rebooted() -> bool | None:
-            text = vm.console_log()
-            return True if text.count("micro: ready") >= 2 else None
-
-        assert signal_.wait_for(rebooted, deadline=time.monotonic() + 60)
+    count = boots(vm)
+    vm.run("poweroff", timeout=30)
+    until_booted(host, vm, count + 1)
     assert libvirts_state(host, vm) == RUNNING
-    until_agent(vm)
-    assert until_agent(vm) != before
+    start_afresh(vm)
+
+
+def silence(vm: vmctl.VM, programs: str) -> None:
+    """Stop programs of the guest's, its agent among them, a moment after that has answered."""
+    vm.run(f"(usleep 300000; killall -STOP {programs}) </dev/null >/dev/null 2>&1 &", check=True)
+    deadline = time.monotonic() + 60
+    while Agent(vm._domain).answers():
+        assert time.monotonic() < deadline
 
 
 def test_the_ladder_with_a_guest_that_does_not_listen(host: vmctl.Host, vm: vmctl.VM) -> None:
     # Its agent hangs.
-    vm.run("killall -STOP qemu-ga", check=True)
+    silence(vm, "qemu-ga")
     report = vm.stop(timeout=60)
     assert report.ended_by == "acpi"
     assert [step.how for step in report.steps] == ["agent", "acpi"]
@@ -122,7 +122,7 @@ def test_the_ladder_with_a_guest_that_does_not_listen(host: vmctl.Host, vm: vmct
     until_agent(vm)
 
     # And nobody hears its power button. One that was paused is paused again when that fails.
-    vm.run("killall -STOP qemu-ga; killall -STOP acpid", check=True)
+    silence(vm, "qemu-ga acpid")
     vm.pause()
     with pytest.raises(vmctl.WaitTimeoutError, match="did not shut down within 4 s") as caught:
         vm.stop(timeout=4, deadlines=vmctl.StopDeadlines(acpi=1))
@@ -149,11 +149,22 @@ def test_the_ladder_with_a_guest_that_does_not_listen(host: vmctl.Host, vm: vmct
 
 
 def test_reset_boots_the_guest_anew(host: vmctl.Host, vm: vmctl.VM) -> None:
-    before = until_agent(vm)
+    count = boots(vm)
     vm.reset()
-    until_agent(vm)
-    assert until_agent(vm) != before
+    until_booted(host, vm, count + 1)
     assert libvirts_state(host, vm) == RUNNING
+    # One that is paused stays so.
+    vm.pause()
+    vm.reset()
+    assert libvirts_state(host, vm) == PAUSED
+    start_afresh(vm)
+
+
+def start_afresh(vm: vmctl.VM) -> None:
+    """Give the guest a QEMU of its own again, and so its agent."""
+    report = vm.restart(timeout=0, force=True)
+    assert report.ended_by == "force"
+    until_agent(vm)
 
 
 def test_an_nmi_reaches_the_guest(vm: vmctl.VM) -> None:
