@@ -30,7 +30,7 @@ from vmctl.imaging.ovf_writing import ExportedDisk, describe_machine, write_ova
 from vmctl.imaging.scratch import folder_beside, saying_when_full, scratch_folder
 from vmctl.progress import Phase, ProgressCallback, Reporter
 from vmctl.spec import DiskBus, VMSpec
-from vmctl.transfer.source import OFF, Layer, Watched
+from vmctl.transfer.source import Layer, Watched
 
 __all__ = ["ExportFormat", "export"]
 
@@ -123,8 +123,8 @@ def _refuse_unfinished(domain: Domain, record: Record) -> None:
 
 
 def _refuse_running(domain: Domain) -> None:
-    state = domain.state()
-    if state not in OFF:
+    if domain.is_active():
+        state = domain.state()
         raise WrongStateError(
             f"'{domain.name}' is {state.value}: its disks change while they are read",
             state=state.value,
