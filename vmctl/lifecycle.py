@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmctl import dumping, flatten, power, renaming, stopping
-from vmctl.errors import ConflictError, WrongStateError
+from vmctl.errors import ConflictError, VmctlError, WrongStateError
 from vmctl.hypervisor import power as buttons
 from vmctl.hypervisor import saves
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.power import StartReport
-from vmctl.progress import ProgressCallback, Reporter
+from vmctl.progress import ProgressCallback, Reporter, being_undone
 from vmctl.stopping import StopDeadlines, StopReport
 
 if TYPE_CHECKING:
@@ -249,8 +249,8 @@ class Lifecycle:
     def save(self, *, progress: ProgressCallback | None = None) -> None:
         """Write its memory to the host's disk and end it; its next start goes on from there.
 
-        One that has a saved state already is left so. While there is one, its disks and its name
-        are not to be changed.
+        One that has a saved state already is left so. When this is interrupted, it runs on. While
+        there is a saved state, its disks and its name are not to be changed.
 
         Args:
             progress: Told of the one phase, ``save``.
@@ -260,16 +260,25 @@ class Lifecycle:
             WrongStateError: It is off, or crashed, or has a device whose state can't be saved.
             ResourceError: The host has no room; the machine runs on.
         """
-        self._free_record()
+        record = self._free_record()
         if saves.has_saved_state(self._domain):
             return
         self._refuse_crashed(self._active_state("be saved"), "be saved")
         with Reporter(self.name, progress).phase("save") as phase:
             phase.update("writing the guest's memory")
-            saves.save(
-                self._domain,
-                tell=lambda fraction: phase.update("writing the guest's memory", fraction),
-            )
+            try:
+                saves.save(
+                    self._domain,
+                    tell=lambda fraction: phase.update("writing the guest's memory", fraction),
+                )
+            except VmctlError:
+                raise
+            except BaseException:
+                # It was interrupted when all was written already.
+                with being_undone():
+                    if saves.has_saved_state(self._domain):
+                        power.start(self._domain, record.spec)
+                raise
         self._forget_connection()
 
     @property
