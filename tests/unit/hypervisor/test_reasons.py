@@ -6,7 +6,7 @@ import libvirt
 import pytest
 
 from vmctl.hypervisor.domains import State
-from vmctl.hypervisor.states import REASONS
+from vmctl.hypervisor.reasons import REASONS
 
 _PREFIXES = {
     State.RUNNING: "VIR_DOMAIN_RUNNING_",
