@@ -26,7 +26,7 @@ _VMCTL = [sys.executable, "-m", "vmctl.cli.main"]
 def vm(shared_vm: vmctl.VM) -> Iterator[vmctl.VM]:
     """Give the guest, and leave it with an agent that works and nothing frozen."""
     yield shared_vm
-    shared_vm.run("sudo pkill -CONT qemu-ga", via="ssh")
+    shared_vm.run("sudo kill -CONT $(pidof qemu-ga)", via="ssh")
     shared_vm.agent.thaw()
 
 
@@ -115,7 +115,7 @@ def test_a_client_that_is_killed_leaves_them_frozen(
 
 
 def test_an_agent_that_hangs(vm: vmctl.VM) -> None:
-    vm.run("sudo pkill -STOP qemu-ga", via="ssh", check=True)
+    vm.run("sudo kill -STOP $(pidof qemu-ga)", via="ssh", check=True)
     calls: list[Callable[[], object]] = [
         vm.agent.ping,
         vm.agent.info,
@@ -132,11 +132,11 @@ def test_an_agent_that_hangs(vm: vmctl.VM) -> None:
         assert time.monotonic() - began < 20
     # SSH doesn't need it.
     assert vm.run("true").via == "ssh"
-    vm.run("sudo pkill -CONT qemu-ga", via="ssh", check=True)
+    vm.run("sudo kill -CONT $(pidof qemu-ga)", via="ssh", check=True)
     assert vm.agent.ping() < 30
     assert not vm.agent.is_frozen()
     # Killed, it comes again, as its service does elsewhere.
-    vm.run("sudo pkill -KILL qemu-ga", via="ssh", check=True)
+    vm.run("sudo kill -KILL $(pidof qemu-ga)", via="ssh", check=True)
     deadline = time.monotonic() + 60
     assert Signal().wait_for(lambda: _answer(vm), deadline=deadline) is not None
 
@@ -184,7 +184,7 @@ def test_keys(vm: vmctl.VM) -> None:
     vm.agent.add_authorized_keys("admin", [one, two])
     vm.agent.add_authorized_keys("admin", [one])
     assert set(vm.agent.authorized_keys("admin")) == {*before, one, two}
-    in_guest = vm.run("cat ~/.ssh/authorized_keys", via="ssh").stdout.splitlines()
+    in_guest = vm.run("grep . ~/.ssh/authorized_keys", via="ssh").stdout.splitlines()
     assert sorted(in_guest) == sorted([*before, one, two])
     vm.agent.remove_authorized_keys("admin", [one, two])
     vm.agent.remove_authorized_keys("admin", [two])

@@ -11,8 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,37 +33,43 @@ def _connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
-@contextmanager
-def echoing(vm: vmctl.VM, port: int) -> Iterator[None]:
-    """Serve a port in the guest: what comes is said back, line by line."""
-    vm.run(f"nc -lk -s 127.0.0.1 -p {port} -e cat >/dev/null 2>&1 </dev/null & echo", check=True)
-    try:
-        yield
-    finally:
-        vm.run(f"pkill -f 'p {port} -e'")
+def _serve_echo(vm: vmctl.VM, port: int) -> None:
+    """Say back on a port in the guest what comes on its one connection, to its end."""
+    vm.run(
+        f"nc -l -p {port} -e cat </dev/null >/dev/null 2>&1 & "
+        f"until netstat -ltn | grep -q :{port}; do usleep 50000; done",
+        check=True,
+        timeout=60,
+    )
 
 
 def test_a_forward(shared_vm: vmctl.VM) -> None:
     content = os.urandom(200_000)
-    with echoing(shared_vm, 7007), shared_vm.forward(7007) as port:  # noqa: SIM117
-        # Each connection is its own, and what is sent comes back whole after this side's end.
-        with _connect(port) as one, _connect(port) as two:
-            two.sendall(b"second\n")
-            assert two.recv(100) == b"second\n"
+    _serve_echo(shared_vm, 7007)
+    _serve_echo(shared_vm, 7008)
+    with (
+        shared_vm.forward(7007) as port,
+        shared_vm.forward(7008) as other,
+        _connect(port) as one,
+        _connect(other) as two,
+    ):
+        # Side by side; and what is sent comes back whole after this side's end.
+        two.sendall(b"second\n")
+        assert two.recv(100) == b"second\n"
 
-            def send() -> None:
-                one.sendall(content)
-                one.shutdown(socket.SHUT_WR)
+        def send() -> None:
+            one.sendall(content)
+            one.shutdown(socket.SHUT_WR)
 
-            sender = threading.Thread(target=send)
-            sender.start()
-            back = b""
-            while piece := one.recv(65536):
-                back += piece
-            sender.join()
-            assert back == content
-            # It listens on loopback only.
-            assert two.getsockname()[0] == "127.0.0.1"
+        sender = threading.Thread(target=send)
+        sender.start()
+        back = b""
+        while piece := one.recv(65536):
+            back += piece
+        sender.join()
+        assert back == content
+        # It listens on loopback only.
+        assert two.getsockname()[0] == "127.0.0.1"
     with pytest.raises(ConnectionRefusedError):
         _connect(port)
 

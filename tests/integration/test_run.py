@@ -88,7 +88,7 @@ def test_more_output_than_one_answer_of_the_agent_holds(shared_vm: vmctl.VM) -> 
 def test_a_connection_survives_restarts(
     host: vmctl.Host, private_host: private.PrivateHost, make_spec: SpecMaker
 ) -> None:
-    vm = host.launch(make_spec(nics=[{"network": "default"}]))
+    vm = host.launch(make_spec())
     kept = vm.ssh()
     assert vm.run("true").exit_status == 0
     assert vm.ssh() is kept
@@ -112,7 +112,9 @@ def test_a_connection_survives_restarts(
     assert not kept.alive
 
     # By the agent, where SSH is away for good.
-    vm.run("sed -i /sshd/d /etc/inittab && kill -HUP 1 && pkill sshd", user="root", via="agent")
+    vm.run(
+        "sed -i /sshd/d /etc/inittab && kill -HUP 1 && kill $(pidof sshd)", user="root", via="agent"
+    )
     fallen_back = Signal().wait_for(
         lambda: done if (done := vm.run("id -un", timeout=60)).via == "agent" else None,
         deadline=time.monotonic() + 240,
