@@ -79,6 +79,8 @@ def test_size_signals_and_status(terminal: Terminal) -> None:
     terminal.type("echo be''gun; sleep 1000; echo status-$?\n")
     terminal.read_until("begun\r\n")
     terminal.type("\x03")
+    # What is typed before the prompt is back goes with what was interrupted.
+    assert "^C" in terminal.read_until("$ ")
     terminal.type("echo still-$((40+2))\n")
     assert "status-0" not in terminal.read_until("still-42\r\n")
     assert terminal.client.poll() is None
