@@ -51,7 +51,7 @@ REASONS: dict[State, dict[int, str]] = {
     },
     State.CRASHED: {libvirt.VIR_DOMAIN_CRASHED_PANICKED: "panicked"},
 }
-"""By state and libvirt's number (``virDomainRunningReason`` and so on); what is missing has no word.
+"""By state and libvirt's number (``virDomainRunningReason`` ...); what is missing has no word.
 
 https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainShutoffReason
 """
