@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from vmctl.guest.console_session import Console, Consoles
 from vmctl.guest.expecting import ConsoleMatch, Pattern
+from vmctl.guest.following import follow
 from vmctl.hypervisor.consoles import ConsoleStream, console_devices
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record
@@ -102,6 +103,22 @@ class ConsoleAccess:
         """
         console = self._kept.get(self._domain.uuid, self._open, reading=True)
         return console.expect(pattern, timeout=timeout)
+
+    def follow(self, *, lines: int | None = None) -> Iterator[str]:
+        """Yield the lines of the console's log, and those that are written from now on.
+
+        It holds no console, goes on across restarts of the machine and of libvirtd, and ends when
+        the machine is deleted.
+
+        Args:
+            lines: How many of the lines that are there already; None for all of them.
+
+        Raises:
+            NotFoundError: The machine keeps no console log.
+            ConflictError: vmctl did not make it.
+            HostUnavailableError: libvirtd does not come back.
+        """
+        return follow(self._domain, self._record(), lines=lines)
 
     def close(self) -> None:
         """Give back the console that `send` and `expect` opened; without one nothing is done."""

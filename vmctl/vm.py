@@ -363,10 +363,13 @@ class VM(Lifecycle, Inside):
         if record.phase is Phase.PROVISIONING:
             finish(self._domain)
 
-    def console_log(self) -> str:
+    def console_log(self, *, older: bool = False) -> str:
         """Return what the guest wrote to its serial console, without control sequences.
+
+        Args:
+            older: Whether the older parts of a long log are in it too, as far as they are kept.
 
         Raises:
             NotFoundError: It keeps no console log.
         """
-        return console.console_log(self._domain.connection, self._record())
+        return console.console_log(self._domain.connection, self._record(), older=older)

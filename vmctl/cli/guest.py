@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -206,14 +207,36 @@ def execute(
 @click.option(
     "--lines", "-n", type=click.IntRange(min=0), metavar="N", help="Only the last N lines."
 )
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is being written.")
+@click.option("--all", "older", is_flag=True, help="Begin with the older parts of a long log.")
 @pass_app
-def logs(app: App, name: str, lines: int | None) -> None:
-    """Print what the guest of NAME wrote to its serial console."""
+def logs(app: App, *, name: str, lines: int | None, follow: bool, older: bool) -> None:
+    """Print what the guest of NAME wrote to its serial console.
+
+    With --follow it goes on until Ctrl-C, or until the machine is deleted.
+    """
+    if follow and older:
+        raise click.UsageError("--follow goes on, and --all ends", click.get_current_context())
+    if follow and not app.wants_table:
+        raise click.UsageError("--follow prints lines, no document", click.get_current_context())
     with app.machine(name) as machine:
-        text = machine.console_log()
+        if follow:
+            _follow(app, machine, lines)
+            return
+        text = machine.console_log(older=older)
     if lines is not None:
         text = "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
     app.show(
         {"name": machine.name, "log": text},
         lambda: click.echo(text, nl=bool(text) and not text.endswith("\n")),
     )
+
+
+def _follow(app: App, machine: VM, lines: int | None) -> None:
+    try:
+        for line in machine.console.follow(lines=lines):
+            click.echo(line)
+    except KeyboardInterrupt as error:
+        # That is how it is ended.
+        raise click.exceptions.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
+    app.note(f"{machine.name}: the machine is deleted, and its log with it")

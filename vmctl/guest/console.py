@@ -6,11 +6,12 @@ import re
 
 from vmctl.errors import NotFoundError, VmctlError
 from vmctl.hypervisor.connection import Connection
-from vmctl.hypervisor.metadata import Record, Role
+from vmctl.hypervisor.growing import older_parts
+from vmctl.hypervisor.metadata import OwnedVolume, Record, Role
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.volumes import StoredVolume
 
-__all__ = ["clean", "clean_text", "console_log", "console_tail"]
+__all__ = ["clean", "clean_text", "console_log", "console_tail", "log_volume"]
 
 # ECMA-48 control sequences (CSI, OSC, two-byte escapes), and the control characters a log has no
 # use for: what a guest writes must not be able to drive the terminal of who reads it.
@@ -22,11 +23,28 @@ _CONTROL = re.compile(
 )
 
 
-def console_log(connection: Connection, record: Record) -> str:
+def console_log(connection: Connection, record: Record, *, older: bool = False) -> str:
     """Return all that the guest wrote, without control sequences.
+
+    Args:
+        connection: The host.
+        record: The machine's.
+        older: Whether the older parts of a long log are in it too, as far as they are kept.
 
     Raises:
         NotFoundError: The machine keeps no console log.
+    """
+    volume = log_volume(record)
+    pool = open_pool(connection, volume.pool)
+    parts = [volume.name, *(older_parts(pool, volume.name) if older else ())]
+    return clean(b"".join(StoredVolume.of(pool, name).read() for name in reversed(parts)))
+
+
+def log_volume(record: Record) -> OwnedVolume:
+    """Return the volume that the console log is kept in.
+
+    Raises:
+        NotFoundError: The machine keeps none.
     """
     volume = record.volume(Role.CONSOLE_LOG)
     if volume is None:
@@ -34,8 +52,7 @@ def console_log(connection: Connection, record: Record) -> str:
             "the machine keeps no console log",
             hint="a machine keeps one when its first serial port has `log: true`",
         )
-    pool = open_pool(connection, volume.pool)
-    return clean(StoredVolume.of(pool, volume.name).read())
+    return volume
 
 
 def clean(written: bytes) -> str:
