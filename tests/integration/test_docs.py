@@ -23,6 +23,8 @@ from doc_blocks import ROOT, Block, blocks
 from tests.http_server import serving
 from vmctl.guest.identity import make_key
 
+from .legacy_guest import floppy
+
 pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0, reason="the pages use networks, which need root"),
@@ -48,6 +50,7 @@ PAGES = {
     "docs/how-to/static-address.md": HOST,
     "docs/how-to/pools-and-volumes.md": HOST,
     "docs/how-to/failed-launch.md": HOST,
+    "docs/how-to/no-network.md": HOST,
     "docs/how-to/images.md": HOST,
     "docs/explanation/private-hosts.md": "",
     "docs/reference/python.md": HOST,
@@ -134,6 +137,7 @@ def test_page(page: str, folder: Path, request: pytest.FixtureRequest) -> None:
     for block in blocks(ROOT / page, "yaml"):
         if block.file:
             (folder / block.file).write_text(block.text)
+    (folder / "legacy.img").write_bytes(floppy())
     script = PAGES[page] + "".join(map(script_of, blocks(ROOT / page, "console", "python")))
     environment = {
         **os.environ,
