@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -213,4 +214,21 @@ def test_a_machine_without_a_console(host: vmctl.Host, tmp_path: Path) -> None:
     with pytest.raises(vmctl.NotFoundError) as caught:
         vm.console.open()
     assert "serials" in caught.value.hint
+    vm.delete()
+
+
+def test_a_console_of_its_own(host: vmctl.Host, make_spec: Callable[..., vmctl.VMSpec]) -> None:
+    """A virtio console is the guest's console, and the serial port another one beside it."""
+    vm = host.launch(make_spec(console="virtio"))
+    assert vm.console.devices() == ("console1", "serial0")
+    with vm.console.open() as console:
+        vm.run("sudo -n sh -c 'echo by virtio > /dev/hvc0'", check=True)
+        console.expect("by virtio")
+        console.send("an answer\n")
+        said = vm.run("sudo -n timeout 20 head -n 1 /dev/hvc0", check=True).stdout
+        assert said.strip() == "an answer"
+        with vm.console.open(device="serial0") as other:
+            vm.run("sudo -n sh -c 'echo by serial > /dev/ttyS0'", check=True)
+            other.expect("by serial")
+            assert "by serial" not in console.read()
     vm.delete()

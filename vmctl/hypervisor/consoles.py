@@ -51,15 +51,18 @@ _JOIN_SECONDS = 0.2
 def console_devices(domain: Domain) -> tuple[str, ...]:
     """Return the names of a running machine's ports that a client can talk to, the console first.
 
-    They are libvirt's aliases: ``serial0``, ``serial1``, ``console1``.
+    They are libvirt's aliases: ``serial0``, ``serial1``, ``console1``. Where there is a console of
+    its own (virtio), that is the guest's, and not the first serial port.
     """
     devices = etree.fromstring(domain.xml()).find("devices")
-    found = []
+    own: list[str] = []
+    ports: list[str] = []
     for node in () if devices is None else devices.iterchildren("console", "serial"):
-        alias = node.find("alias")
-        if node.get("type") == "pty" and alias is not None:
-            found.append((node.tag != "console", alias.get("name", "")))
-    return tuple(dict.fromkeys(name for _serial, name in sorted(found)))
+        alias, target = node.find("alias"), node.find("target")
+        if node.get("type") == "pty" and alias is not None and target is not None:
+            is_own = node.tag == "console" and target.get("type") != "serial"
+            (own if is_own else ports).append(alias.get("name", ""))
+    return tuple(dict.fromkeys((*own, *ports)))
 
 
 class ConsoleStream:
@@ -98,13 +101,13 @@ class ConsoleStream:
         self._sending = False
         self._writer: threading.Thread | None = None
         self._closed = False
-        _check(domain, device)
+        port = _choose(domain, device)
         eventloop.acquire()
         try:
             with calling(f"connect to {domain.connection.uri}"):
                 self._raw: Any = libvirt.open(domain.connection.uri)
             try:
-                self._stream: Any = self._open(device, force=force)
+                self._stream: Any = self._open(port, force=force)
             except BaseException:
                 self._raw.close()
                 raise
@@ -112,7 +115,7 @@ class ConsoleStream:
             eventloop.release()
             raise
 
-    def _open(self, device: str | None, *, force: bool) -> Any:
+    def _open(self, device: str, *, force: bool) -> Any:
         name = self._domain.name
         with calling(f"open the console of '{name}'", on=self._why_not):
             found = self._raw.lookupByUUIDString(self._domain.uuid)
@@ -331,7 +334,7 @@ class ConsoleStream:
             writer.join()
 
 
-def _check(domain: Domain, device: str | None) -> None:
+def _choose(domain: Domain, device: str | None) -> str:
     if not domain.is_active():
         raise _off(domain)
     present = console_devices(domain)
@@ -346,6 +349,7 @@ def _check(domain: Domain, device: str | None) -> None:
             f"'{domain.name}' has no port {device[:40]!r} that a client could open",
             hint=f"it has {', '.join(present)}",
         )
+    return device or present[0]
 
 
 def _off(domain: Domain) -> VmctlError:
