@@ -54,7 +54,14 @@ def legacy_spec(folder: str | os.PathLike[str], **fields: object) -> vmctl.VMSpe
 
 def at_prompt(vm: vmctl.VM) -> None:
     """Bring such a guest to a prompt with nothing before it that nobody has read."""
-    mark = uuid.uuid4().hex[:8]
-    # What is sent before it reads is kept for it.
-    vm.console.send(f"{mark}\r")
-    vm.console.expect(f"{mark}\n{PROMPT}", timeout=60)
+    for attempt in range(10):
+        mark = uuid.uuid4().hex[:8]
+        vm.console.send(f"{mark}\r")
+        try:
+            vm.console.expect(f"{mark}\n{PROMPT}", timeout=6)
+        except vmctl.WaitTimeoutError:
+            # As it starts, it empties its serial port: some of that was lost.
+            if attempt == 9:
+                raise
+        else:
+            return
