@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from lxml import etree
 
-from vmctl.errors import VmctlError
 from vmctl.guest import addresses
 from vmctl.guest.reach import Reach
-from vmctl.hypervisor import saves, snapshots
+from vmctl.hypervisor import runs, saves, snapshots
+from vmctl.hypervisor.chains import Layer, read_chain
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.reasons import state_and_reason
-from vmctl.hypervisor.volumes import at_path
 
 __all__ = ["DiskInfo", "MachineInfo", "MachineSummary", "NicInfo", "describe"]
 
@@ -66,8 +65,10 @@ class DiskInfo:
         bus: What it is attached to.
         source: Its path on the host; empty for an empty drive.
         format: How it is written.
+        capacity: Bytes that its guest sees; None where that isn't known.
         allocation: Bytes that it takes on the host for itself; None where that isn't known.
-        shared: Bytes of the image underneath, which it shares; 0 without one.
+        shared: Bytes of the images underneath, which it shares; 0 without any.
+        chain: The files that it is made of, the one that is written to first.
     """
 
     target: str
@@ -75,8 +76,10 @@ class DiskInfo:
     bus: str
     source: str
     format: str
+    capacity: int | None = None
     allocation: int | None = None
     shared: int = 0
+    chain: tuple[Layer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +102,15 @@ class MachineInfo(MachineSummary):
         machine: The machine type, as the host resolved it.
         firmware: ``bios`` or ``uefi``.
         accelerator: ``kvm`` or ``qemu`` (emulation).
+        started: When it was started, ISO 8601; empty when it is off, or vmctl did not start it.
+        uptime: Seconds since then, on the client's clock; None when that isn't known.
         created: When it was launched, ISO 8601; empty if vmctl did not make it.
         owner: Who launched it, ``USER@CLIENT``; empty if vmctl did not make it.
         ssh_user: The user that vmctl logs in as.
         host_key: The guest's public SSH host key.
         disks: Its disks and drives.
         nics: Its network interfaces.
+        graphics: Its graphics servers, ``vnc 127.0.0.1:5900`` where it runs, on its host.
         snapshots: The names of its snapshots, the oldest first.
         sources: What each source says of its address.
     """
@@ -116,12 +122,15 @@ class MachineInfo(MachineSummary):
     machine: str = ""
     firmware: str = "bios"
     accelerator: str = ""
+    started: str = ""
+    uptime: float | None = None
     created: str = ""
     owner: str = ""
     ssh_user: str = ""
     host_key: str = ""
     disks: tuple[DiskInfo, ...] = ()
     nics: tuple[NicInfo, ...] = ()
+    graphics: tuple[str, ...] = ()
     snapshots: tuple[str, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)
 
@@ -133,6 +142,7 @@ def describe(domain: Domain, record: Record | None, *, reach: Reach) -> MachineI
     sighting = addresses.Sighting()
     if state is State.RUNNING and record is not None:
         sighting = addresses.look(domain, record.spec, reach=reach, make_forwards=False)
+    since = runs.running_since(domain)
     os_type = root.find("os/type")
     return MachineInfo(
         name=domain.name,
@@ -149,6 +159,8 @@ def describe(domain: Domain, record: Record | None, *, reach: Reach) -> MachineI
         machine="" if os_type is None else os_type.get("machine") or "",
         firmware="uefi" if root.find("os/loader[@type='pflash']") is not None else "bios",
         accelerator=root.get("type") or "",
+        started="" if since is None else since.isoformat(timespec="seconds"),
+        uptime=None if since is None else (datetime.now(UTC) - since).total_seconds(),
         created="" if record is None else record.created,
         owner="" if record is None else record.owner,
         ssh_user="" if record is None else record.ssh_user,
@@ -156,6 +168,7 @@ def describe(domain: Domain, record: Record | None, *, reach: Reach) -> MachineI
         autostart=domain.autostart(),
         disks=tuple(_with_space(domain, _disk(node)) for node in root.findall("devices/disk")),
         nics=tuple(_nic(node) for node in root.findall("devices/interface")),
+        graphics=tuple(_graphics(node) for node in root.findall("devices/graphics")),
         snapshots=tuple(entry.name for entry in snapshots.list_snapshots(domain)),
         sources=sighting.said,
     )
@@ -203,19 +216,25 @@ def _disk(node: etree._Element) -> DiskInfo:
 
 
 def _with_space(domain: Domain, disk: DiskInfo) -> DiskInfo:
-    """Return the disk with what it takes, where a pool has it."""
+    """Return the disk with the files that it is made of, and what they take."""
     if not disk.source.startswith("/"):
         return disk
-    try:
-        own = at_path(domain.connection, disk.source).facts()
-    except VmctlError:
-        return disk
-    shared = 0
-    if own.backing:
-        # The image may be in no pool.
-        with suppress(VmctlError):
-            shared = at_path(domain.connection, own.backing).facts().allocation
-    return replace(disk, allocation=own.allocation, shared=shared)
+    top, *below = read_chain(domain.connection, disk.source, disk.format)
+    return replace(
+        disk,
+        capacity=top.capacity,
+        allocation=top.allocation,
+        shared=sum(layer.allocation or 0 for layer in below),
+        chain=(top, *below),
+    )
+
+
+def _graphics(node: etree._Element) -> str:
+    kind, port = node.get("type") or "", node.get("port") or ""
+    if socket := node.get("socket") or "":
+        return f"{kind} {socket}"
+    # Without a port it has none yet: the machine is off.
+    return f"{kind} {node.get('listen') or ''}:{port}" if port not in {"", "-1"} else kind
 
 
 def _nic(node: etree._Element) -> NicInfo:

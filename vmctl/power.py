@@ -13,7 +13,7 @@ from vmctl.errors import (
     VmctlError,
     WrongStateError,
 )
-from vmctl.hypervisor import forwards, networks, saves
+from vmctl.hypervisor import forwards, networks, runs, saves
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.progress import Phase
 
@@ -69,6 +69,7 @@ def start(
         saves.start_anew(domain)
     else:
         domain.start()
+    runs.note_start(domain)
     try:
         apply_forwards(domain, spec)
     except VmctlError:

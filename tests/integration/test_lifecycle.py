@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from lxml import etree
 
 import vmctl
 from vmctl.errors import NotFoundError, WrongStateError
@@ -118,6 +120,31 @@ def test_info_and_list_say_what_libvirt_says(host: vmctl.Host, shared_vm: vmctl.
     assert info.disks[0].format == "qcow2"
     (line,) = [entry for entry in host.list(details=True) if entry.name == shared_vm.name]
     assert (line.state, line.phase, line.labels) == ("running", "ready", {"role": "test"})
+
+
+def test_info_has_the_files_of_a_disk_and_the_time_of_the_start(
+    host: vmctl.Host, shared_vm: vmctl.VM
+) -> None:
+    info = shared_vm.info()
+    root = etree.fromstring(shared_vm.xml())
+    disk = info.disks[0]
+    files = root.xpath(f"devices/disk[target/@dev='{disk.target}']//source/@file")
+    assert [layer.path for layer in disk.chain] == files
+    assert [layer.format for layer in disk.chain] == ["qcow2", "qcow2"]
+    own, image = disk.chain
+    assert (disk.capacity, disk.allocation, disk.shared) == (
+        own.capacity,
+        own.allocation,
+        image.allocation,
+    )
+    sectors = int(shared_vm.run("cat /sys/block/vda/size", check=True).stdout)
+    assert disk.capacity == sectors * 512
+    up = float(shared_vm.run("cut -d' ' -f1 /proc/uptime", check=True).stdout)
+    assert info.uptime is not None
+    # Both are whole seconds, and the guest's clock begins when its kernel does.
+    assert info.uptime > up - 2
+    assert datetime.fromisoformat(info.started) >= datetime.fromisoformat(info.created)
+    assert (info.state_reason, info.saved, info.graphics) == ("booted", False, ())
 
 
 def test_console_log_has_the_guests_boot(shared_vm: vmctl.VM) -> None:

@@ -168,12 +168,27 @@ def info(app: App, name: str) -> None:
     app.show(found, lambda: _print_info(found))
 
 
-def _space(disk: DiskInfo) -> str:
-    """Return what a disk takes, and what of it others share."""
-    if disk.allocation is None:
+def _disk_lines(disk: DiskInfo) -> list[str]:
+    """Return a line for a disk, and one for each file underneath."""
+    size = "" if disk.capacity is None else f", {human_size(disk.capacity)}"
+    takes = "" if disk.allocation is None else f", takes {human_size(disk.allocation)}"
+    head = f"{disk.target} ({disk.bus} {disk.device}) {disk.source or 'empty'}{size}{takes}"
+    return [
+        head,
+        *(
+            f"  on {layer.path}"
+            + ("" if layer.allocation is None else f", {human_size(layer.allocation)}, shared")
+            for layer in disk.chain[1:]
+        ),
+    ]
+
+
+def _since(found: MachineInfo) -> str:
+    if found.uptime is None:
         return ""
-    shared = f", on an image of {human_size(disk.shared)} that is shared" if disk.shared else ""
-    return f", takes {human_size(disk.allocation)}{shared}"
+    minutes, seconds = divmod(max(0, int(found.uptime)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{found.started} ({hours}:{minutes:02}:{seconds:02})"
 
 
 def _whole_state(found: MachineInfo) -> str:
@@ -187,6 +202,7 @@ def _print_info(found: MachineInfo) -> None:
             ("name", found.name),
             ("uuid", found.uuid),
             ("state", _whole_state(found)),
+            ("running since", _since(found)),
             ("phase", found.phase),
             ("addresses", found.addresses),
             ("vcpus", str(found.vcpus)),
@@ -200,14 +216,7 @@ def _print_info(found: MachineInfo) -> None:
             ("ssh user", found.ssh_user),
             ("host key", found.host_key),
             ("labels", [f"{key}={value}" for key, value in found.labels.items()]),
-            (
-                "disks",
-                [
-                    f"{disk.target} ({disk.bus} {disk.device}) {disk.source or 'empty'}"
-                    f"{_space(disk)}"
-                    for disk in found.disks
-                ],
-            ),
+            ("disks", [line for disk in found.disks for line in _disk_lines(disk)]),
             (
                 "nics",
                 [
@@ -215,6 +224,7 @@ def _print_info(found: MachineInfo) -> None:
                     for nic in found.nics
                 ],
             ),
+            ("graphics", found.graphics),
             ("snapshots", found.snapshots),
             ("address says", [f"{who}: {what}" for who, what in found.sources.items()]),
         ]

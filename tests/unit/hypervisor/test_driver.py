@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import libvirt
 import pytest
@@ -23,13 +24,14 @@ from vmctl.errors import (
     WrongStateError,
 )
 from vmctl.gc import collect
-from vmctl.hypervisor import domains, names, networks, snapshots
+from vmctl.hypervisor import domains, names, networks, runs, saves, snapshots
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import State
 from vmctl.hypervisor.errors import translate
 from vmctl.hypervisor.facts import read_facts
 from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.hypervisor.pools import open_pool
+from vmctl.hypervisor.reasons import reason_word, state_and_reason
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.listing import list_machines
 from vmctl.render.snapshot import render_snapshot
@@ -152,6 +154,40 @@ def test_a_record_of_a_newer_vmctl_is_one_error_and_hides_no_other_machine(
     lines = {line.name: line for line in list_machines(connection, details=True)}
     assert lines["m"].phase == "unreadable"
     assert collect(connection, dry_run=False) == []
+
+
+def test_the_time_of_a_start_is_that_of_this_run(connection: Connection) -> None:
+    domain = define(connection)
+    assert runs.running_since(domain) is None
+    domain.start()
+    assert runs.running_since(domain) is None
+    runs.note_start(domain)
+    since = runs.running_since(domain)
+    assert since is not None
+    assert abs((datetime.now(UTC) - since).total_seconds()) < 60
+    # As a snapshot brings it back: of a run before this one.
+    for text in ("<run id='99' started='2026-01-01T00:00:00+00:00'/>", "<run id='1'/>", "<run/>"):
+        domain.raw().setMetadata(
+            libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+            text,
+            "vmctl-run",
+            "urn:vmctl:run:1",
+            libvirt.VIR_DOMAIN_AFFECT_LIVE,
+        )
+        assert runs.running_since(domain) is None
+    assert domain.record() == RECORD
+    assert not saves.has_saved_state(domain)
+
+
+def test_why_a_domain_is_in_its_state(connection: Connection) -> None:
+    domain = define(connection)
+    domain.start()
+    assert state_and_reason(domain) == (State.RUNNING, "booted")
+    domain.suspend()
+    assert state_and_reason(domain) == (State.PAUSED, "user")
+    domain.destroy()
+    assert state_and_reason(domain) == (State.SHUT_OFF, "destroyed")
+    assert reason_word(State.SHUT_OFF, 99) == reason_word(State.SUSPENDED, 0) == ""
 
 
 def test_an_event_wakes_who_waits(connection: Connection) -> None:
