@@ -109,7 +109,7 @@ def _generic(arch: Arch) -> HostFacts:
         firmware=_FIRMWARE[Arch(host)],
         tpm=True,
         kvm_offered=True,
-        features=frozenset({"spice"}),
+        features=frozenset({"spice", "virtiofs", "9p"}),
         kvm_reason="no host was asked",
     )
 

@@ -178,6 +178,12 @@ def _features(raw: Any, limits: etree._Element) -> frozenset[str]:
     found = set()
     if _offers(limits, "devices/graphics", "type", "spice"):
         found.add("spice")
+    # libvirt's word for 9p is "path", as it is for a container's bind mount.
+    found |= {
+        name
+        for name, value in (("virtiofs", "virtiofs"), ("9p", "path"))
+        if _offers(limits, "devices/filesystem", "driverType", value)
+    }
     # https://libvirt.org/news.html#v10-10-0-2024-12-02
     if _version(raw.getLibVersion()) >= (10, 10, 0):
         found.add("internal-snapshot-nvram")

@@ -212,6 +212,7 @@ def _port_users(spec: VMSpec, drives: list[DriveView], found: list[Controller]) 
     users += sum(device.bus is InputBus.VIRTIO for device in spec.inputs)
     users += sum(controller.model != "none" for controller in found)
     users += spec.rng is not None
+    users += len(spec.shares)
     users += spec.balloon is not None
     users += spec.video is not None and spec.video.model is VideoModel.VIRTIO
     conventional = any(nic.model not in express for nic in spec.nics)

@@ -15,8 +15,9 @@ from vmctl.render.devices import console_view, controllers, drive_views, serial_
 from vmctl.render.facts import FirmwareImage, HostFacts
 from vmctl.render.identity import mac_address, with_macs
 from vmctl.render.placement import Placement
+from vmctl.render.shares import share_views
 from vmctl.render.templates import Templates
-from vmctl.spec import VMSpec
+from vmctl.spec import ShareDriver, VMSpec
 from vmctl.spec.drives import DriveKind, place_drives
 from vmctl.spec.platforms import Platform, platform_of
 from vmctl.spec.profiles import Profile, profile_for
@@ -74,6 +75,7 @@ def _values(
     kind = domain_type(spec, facts)
     firmware = choose_firmware(spec, facts)
     drives = drive_views(spec, placement)
+    shares = share_views(spec, facts)
     return {
         "spec": spec,
         "placement": placement,
@@ -87,6 +89,9 @@ def _values(
         "drives": drives,
         "controllers": controllers(spec, platform, profile, drives),
         "nics": spec.nics,
+        "shares": shares,
+        # virtiofsd works in the guest's own memory.
+        "shared_memory": any(share.driver is ShareDriver.VIRTIOFS for share in shares),
         "serials": serial_views(spec, placement),
         "console": console_view(spec, placement),
         "tpm": _tpm(spec, platform),

@@ -38,7 +38,7 @@ class HostFacts:
             (``q35``, ``pc``, ``pc-q35-7.2``).
         firmware: The UEFI images for the host's own architecture.
         tpm: Whether an emulated TPM can be given to a guest.
-        features: Names of further abilities (``spice``, ``virtio-mem``,
+        features: Names of further abilities (``spice``, ``virtio-mem``, ``virtiofs``, ``9p``.
             ``internal-snapshot-nvram``).
         memory: The host's memory in bytes.
         cpus: The host's number of processors.

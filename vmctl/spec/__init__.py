@@ -25,6 +25,7 @@ from vmctl.spec.pool import PoolAuth, PoolHost, PoolSource, PoolSpec, PoolType, 
 from vmctl.spec.profiles import ProfileName
 from vmctl.spec.rng import RngSpec
 from vmctl.spec.serial import ConsoleSpec, ConsoleType, SerialSpec, SerialType
+from vmctl.spec.share import ShareDriver, ShareSpec
 from vmctl.spec.sizes import Size
 from vmctl.spec.sound import SoundModel, SoundSpec
 from vmctl.spec.video import VideoModel, VideoSpec
@@ -86,6 +87,8 @@ __all__ = [
     "SecretReference",
     "SerialSpec",
     "SerialType",
+    "ShareDriver",
+    "ShareSpec",
     "Size",
     "SoundModel",
     "SoundSpec",

@@ -34,6 +34,10 @@ def check_devices(spec: VMSpec, platform: Platform) -> Iterator[SpecProblem]:
     yield from _check_screen(spec)
     yield from _check_inputs(spec, platform)
     yield from _check_lifecycle(spec)
+    targets = [share.target for share in spec.shares]
+    for index, target in enumerate(targets):
+        if target in targets[:index]:
+            yield SpecProblem(f"shares[{index}].target", f"{target} is another share's already")
     if not platform.pci:
         yield from _check_without_pci(spec)
     if not platform.bios:
@@ -82,6 +86,7 @@ def _check_without_pci(spec: VMSpec) -> Iterator[SpecProblem]:
     needs = {
         "rng": spec.rng is not None,
         "balloon": spec.balloon is not None,
+        "shares": bool(spec.shares),
         "agent": spec.agent,
         "video": spec.video is not None and spec.video.model is not VideoModel.NONE,
         "console": spec.console is not None and spec.console.type is ConsoleType.VIRTIO,

@@ -26,6 +26,7 @@ from vmctl.spec.platforms import Arch
 from vmctl.spec.profiles import ProfileName
 from vmctl.spec.rng import RngSpec
 from vmctl.spec.serial import ConsoleSpec, SerialSpec
+from vmctl.spec.share import ShareSpec
 from vmctl.spec.sizes import Size
 from vmctl.spec.sound import SoundSpec
 from vmctl.spec.text import LongLine
@@ -132,6 +133,8 @@ class VMSpec(SpecDocument):
     """What follows when the guest powers off by itself."""
     balloon: BalloonSpec | None = None
     """The memory balloon."""
+    shares: Annotated[tuple[ShareSpec, ...], _Null] = ()
+    """Folders of the host that the guest can mount."""
     agent: bool = False
     """Whether there is a channel for the QEMU guest agent."""
     clock: ClockSpec = ClockSpec()
