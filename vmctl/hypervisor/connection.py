@@ -44,6 +44,7 @@ class Connection:
         self._raw: Any = None
         self._callbacks: list[int] = []
         self._more: list[int] = []
+        self._wired = False
         self._closed = False
         eventloop.acquire()
         try:
@@ -59,18 +60,23 @@ class Connection:
         except libvirt.libvirtError as error:
             raise _not_reached(error, self.uri) from error
         with calling(f"set up the connection to {self.uri}"):
-            # Drivers without a wire (test:///) have no keepalive, and need none.
-            with contextlib.suppress(libvirt.libvirtError):
+            try:
                 raw.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
+                wired = True
+            except libvirt.libvirtError:
+                # Drivers without a wire (test:///) have no keepalive, and need none.
+                wired = False
             try:
                 self._callbacks = self.events.attach(raw)
                 if self.events.has_listeners:
                     self._more = self.events.attach_more(raw)
-                raw.registerCloseCallback(self._on_close, None)
+                if wired:
+                    # A driver without a wire would keep it for ever, and never call it.
+                    raw.registerCloseCallback(self._on_close, None)
             except libvirt.libvirtError:
                 raw.close()
                 raise
-        self._raw = raw
+        self._raw, self._wired = raw, wired
         self.events.opened()
 
     def _on_close(self, raw: Any, _reason: int, _opaque: None) -> None:
@@ -106,8 +112,9 @@ class Connection:
         for number in callbacks:
             with contextlib.suppress(libvirt.libvirtError):
                 raw.domainEventDeregisterAny(number)
-        with contextlib.suppress(libvirt.libvirtError):
-            raw.unregisterCloseCallback()
+        if self._wired:
+            with contextlib.suppress(libvirt.libvirtError):
+                raw.unregisterCloseCallback()
         with contextlib.suppress(libvirt.libvirtError):
             raw.close()
 

@@ -1,0 +1,53 @@
+"""What a process holds: threads, file descriptors, libvirt's connections and callbacks."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections import Counter
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import libvirt
+
+from .libvirt_calls import counted
+
+_PAIRS = (
+    ("virConnectDomainEventRegisterAny", "virConnectDomainEventDeregisterAny"),
+    ("virConnectRegisterCloseCallback", "virConnectUnregisterCloseCallback"),
+    ("virConnectOpen", "virConnectClose"),
+)
+
+
+def _held() -> dict[str, object]:
+    gc.collect()
+    return {
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "connections": sum(isinstance(thing, libvirt.virConnect) for thing in gc.get_objects()),
+    }
+
+
+class NothingMore(AbstractContextManager["NothingMore"]):
+    """Checks that the block leaves the process with what it had, and undoes what it registers."""
+
+    def __enter__(self) -> Self:
+        self._before = _held()
+        self._counting = counted()
+        self.calls: Counter[str] = self._counting.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._counting.__exit__(kind, error, traceback)
+        if kind is not None:
+            return
+        assert _held() == self._before
+        for begin, end in _PAIRS:
+            assert self.calls[begin] == self.calls[end], begin
