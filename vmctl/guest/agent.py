@@ -62,6 +62,11 @@ class Agent:
         self._timeout = timeout
 
     @property
+    def domain(self) -> Domain:
+        """The machine."""
+        return self._domain
+
+    @property
     def machine(self) -> str:
         """The machine's name."""
         return self._domain.name

@@ -13,6 +13,7 @@ from vmctl.guest.command import CompletedCommand, shell_line
 from vmctl.guest.link import Link
 from vmctl.guest.ssh import run_in
 from vmctl.guest.surroundings import surround
+from vmctl.guest.watch import ended_with
 
 __all__ = ["Via", "either_way", "run"]
 
@@ -79,17 +80,18 @@ def run(
     wrapped, preamble = surround(line, env=env, cwd=cwd, user=user)
 
     def by_ssh(channel: paramiko.Channel) -> CompletedCommand:
-        return run_in(
-            channel,
-            wrapped,
-            named=line,
-            machine=agent.machine,
-            stdin=stdin,
-            preamble=preamble,
-            timeout=timeout,
-            on_stdout=on_stdout,
-            on_stderr=on_stderr,
-        )
+        with ended_with(agent.domain, channel):
+            return run_in(
+                channel,
+                wrapped,
+                named=line,
+                machine=agent.machine,
+                stdin=stdin,
+                preamble=preamble,
+                timeout=timeout,
+                on_stdout=on_stdout,
+                on_stderr=on_stderr,
+            )
 
     def by_agent() -> CompletedCommand:
         return agent.run(
