@@ -52,6 +52,7 @@ PAGES = {
     "docs/how-to/failed-launch.md": HOST,
     "docs/how-to/no-network.md": HOST,
     "docs/how-to/images.md": HOST,
+    "docs/how-to/watch-machines.md": HOST + WEB,
     "docs/how-to/shared-folders.md": HOST,
     "docs/explanation/private-hosts.md": "",
     "docs/reference/python.md": HOST,
