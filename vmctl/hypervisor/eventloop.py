@@ -5,11 +5,14 @@ Keepalive, streams and callbacks need it. It runs while a connection is open, no
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import libvirt
 
 __all__ = ["acquire", "release"]
+
+_LAST_TURNS = 4
 
 _lock = threading.Lock()
 _users = 0
@@ -63,3 +66,13 @@ def _run() -> None:
             libvirt.virEventRunDefaultImpl()
         except libvirt.libvirtError:  # pragma: no cover - poll() itself failed
             _stop.wait(0.1)
+    # A connection that is closed gives its socket back in the loop, in the turns that follow.
+    timer = libvirt.virEventAddTimeout(0, _again, None)
+    for _ in range(_LAST_TURNS):
+        with contextlib.suppress(libvirt.libvirtError):
+            libvirt.virEventRunDefaultImpl()
+    libvirt.virEventRemoveTimeout(timer)
+
+
+def _again(_timer: int, _opaque: object) -> None:
+    """Let the loop turn at once, without waiting for anything."""
