@@ -60,7 +60,7 @@ def test_what_can_be_had_now_is_had_now_and_the_rest_at_the_next_start(
         labels={"role": "db"},
         autostart=True,
         watchdog={"model": "i6300esb"},
-        balloon={"autodeflate": True},
+        balloon={"autodeflate": True, "stats_period": 10},
     )
     plan = vm.compare(wanted)
     assert changes(plan) == {
