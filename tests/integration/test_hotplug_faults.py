@@ -83,10 +83,10 @@ def test_sigkill_in_the_middle_of_an_attach(
     points = int(said)
     tried = set()
     # Around what is made, and around what is attached; a running machine has few ports to spare.
-    for at in range(points // 2, points, 5) if running else range(1, points + 1, 4):
+    for at in range(points // 2, points, 3) if running else range(1, points + 1, 4):
         status, said = _change_and_die(private_host, at, vm.name, "attach")
         assert status == -signal.SIGKILL, said
-        tried.add(said)
+        tried.add((at, said))
         assert all(entry.phase == "changing" for entry in host.gc(dry_run=True))
         host.gc()
         _consistent(host, vm)
