@@ -260,7 +260,7 @@ def until_agent(vm: vmctl.VM, seconds: float = 120.0) -> str:
 
 
 def boots(vm: vmctl.VM) -> int:
-    """Return how often the micro guest came up since its QEMU started, by its console."""
+    """Return how often the micro guest came up so far, by its console."""
     return vm.console_log().count("micro: ready")
 
 
