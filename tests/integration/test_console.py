@@ -44,6 +44,20 @@ def test_what_is_sent_is_answered(old: vmctl.VM) -> None:
     assert "dir c:" in vm.console_log()
 
 
+def test_a_closed_console_leaves_no_connection(old: vmctl.VM) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with old.console.open() as console:
+            console.send("x")
+    # libvirt's event loop lets go of it when it next comes by.
+    gone = Signal().wait_for(
+        lambda: len(list(Path("/proc/self/fd").iterdir())) <= before or None,
+        deadline=time.monotonic() + 10,
+        recheck=0.1,
+    )
+    assert gone
+
+
 def test_send_and_expect_open_it_and_keep_it(host: vmctl.Host, old: vmctl.VM) -> None:
     at_prompt(old)
     old.console.send("one")

@@ -316,7 +316,12 @@ class ConsoleStream:
             with suppress(libvirt.libvirtError):
                 call()
         self._stream = self._raw = None
-        del stream
+        # The binding keeps a stream that had a callback for ever; without this, the stream keeps
+        # its connection, and the callback what came.
+        stream.__del__()
+        stream._o = None
+        with self._changed:
+            self._received.clear()
         with suppress(libvirt.libvirtError):
             raw.close()
         eventloop.release()
