@@ -40,7 +40,7 @@ FACTS = HostFacts(
         FirmwareImage(loader="/l", nvram_template="/n", secure_boot=True),
     ),
     tpm=True,
-    features=frozenset({"spice"}),
+    features=frozenset({"9p", "spice", "virtiofs"}),
 )
 
 evil = st.one_of(
