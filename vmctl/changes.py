@@ -18,12 +18,20 @@ from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.events import Signal
+from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.metadata import OwnedVolume, Pending, Phase, Record
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.progress import being_undone
 
-__all__ = ["KIND", "carry_out", "changing", "is_being_changed", "settle"]
+__all__ = [
+    "KIND",
+    "carry_out",
+    "changing",
+    "is_being_changed",
+    "refuse_while_changed",
+    "settle",
+]
 
 KIND = "changing"
 """What the note beside a machine's volumes is called while somebody changes the machine."""
@@ -87,11 +95,25 @@ def is_being_changed(domain: Domain, record: Record) -> bool:
     return note is not None and uploads.is_marked(note, kind=KIND)
 
 
+def refuse_while_changed(domain: Domain, record: Record) -> None:
+    """Refuse what must not happen in the middle of a change of the machine's devices.
+
+    Raises:
+        ConflictError: Somebody is changing them.
+    """
+    if is_being_changed(domain, record):
+        raise ConflictError(
+            f"somebody is changing the devices of '{domain.name}'",
+            hint="try again when that has ended",
+        )
+
+
 def _note(domain: Domain, record: Record) -> StoredVolume | None:
     """Return what is noted beside: it is in the pool of the machine's own first volume."""
     if not record.volumes:
         return None
-    return StoredVolume(domain.connection, record.volumes[0].pool, f"{domain.name}.{domain.uuid}")
+    # By the UUID alone: a name can change.
+    return StoredVolume(domain.connection, record.volumes[0].pool, domain.uuid)
 
 
 def _whole(domain: Domain) -> Record:
@@ -106,6 +128,7 @@ def _whole(domain: Domain) -> Record:
             f"somebody is at work on '{domain.name}': it is {record.phase.value}",
             hint="wait until that has ended; `vmctl gc` removes what a killed client left",
         )
+    refuse_while_exported(domain.name, record)
     return record
 
 

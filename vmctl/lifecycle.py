@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmctl import dumping, flatten, power, renaming, stopping
+from vmctl.changes import refuse_while_changed
 from vmctl.errors import ConflictError, VmctlError, WrongStateError
 from vmctl.hypervisor import power as buttons
 from vmctl.hypervisor import saves
@@ -382,9 +383,11 @@ class Lifecycle:
         Raises:
             ConflictError: vmctl did not make it, or another machine has that name.
             WrongStateError: It is not off, or has a saved state.
-            UnsupportedError: It has UEFI: its variables lie in a file that has its name.
+            UnsupportedError: An older vmctl made it, and its UEFI's variables lie in a file of
+                libvirt's that has its name.
             UsageError: That can't be a machine's name.
         """
         record = self._record()
         refuse_while_exported(self.name, record)
+        refuse_while_changed(self._domain, record)
         self._domain = renaming.rename(self._domain, record, name)

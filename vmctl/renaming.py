@@ -11,7 +11,7 @@ from vmctl import power
 from vmctl.errors import ConflictError, UnsupportedError, UsageError, WrongStateError
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
-from vmctl.hypervisor.metadata import Record
+from vmctl.hypervisor.metadata import Record, Role
 from vmctl.hypervisor.power import rename as rename_domain
 from vmctl.progress import being_undone
 from vmctl.spec.names import MachineName, hostname_of
@@ -74,7 +74,9 @@ def _refuse_impossible(domain: Domain, record: Record) -> None:
             f"somebody is at work on '{domain.name}': it is {record.phase.value}",
             hint="wait until that has ended",
         )
-    if etree.fromstring(domain.xml(inactive=True)).find("os/nvram") is not None:
+    in_libvirts_folder = record.volume(Role.NVRAM) is None
+    nvram = etree.fromstring(domain.xml(inactive=True)).find("os/nvram")
+    if in_libvirts_folder and nvram is not None:
         # libvirt names that file once, after the machine, and never moves it. The next machine of
         # the old name would be given the same one.
         raise UnsupportedError(

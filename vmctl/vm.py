@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vmctl import flatten, info
+from vmctl.changes import refuse_while_changed
 from vmctl.console import ConsoleAccess
 from vmctl.devices import memory, processors
 from vmctl.devices.disks import Disks
@@ -155,11 +156,12 @@ class VM(Lifecycle, Inside):
             progress: Told of the one phase, ``delete``.
 
         Raises:
-            ConflictError: vmctl did not make it, or it is being exported.
+            ConflictError: vmctl did not make it, or it is being exported or changed.
             RollbackError: Something could not be removed; `Host.gc` goes on with it later.
         """
         record = self._record()
         refuse_while_exported(self.name, record)
+        refuse_while_changed(self._domain, record)
         self._forget_connection()
         with Reporter(self.name, progress).phase("delete"):
             remove_machine(self._domain, record)

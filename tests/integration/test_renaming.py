@@ -6,9 +6,11 @@ import threading
 import uuid
 
 import pytest
+from lxml import etree
 
 import vmctl
 from vmctl.errors import ConflictError, UnsupportedError, UsageError, WrongStateError
+from vmctl.hypervisor.metadata import Role
 
 from .conftest import SpecMaker
 
@@ -82,8 +84,33 @@ def test_two_renames_at_once(host: vmctl.Host, make_spec: SpecMaker) -> None:
         machine.delete()
 
 
-def test_uefi_is_not_renamed(host: vmctl.Host, make_spec: SpecMaker) -> None:
-    vm = host.create(make_spec(firmware="uefi", cloud_init=None))
+def nvram_of(vm: vmctl.VM) -> str:
+    return etree.fromstring(vm.xml(inactive=True)).findtext("os/nvram") or ""
+
+
+def test_uefi_keeps_its_variables_under_another_name(
+    host: vmctl.Host, make_spec: SpecMaker
+) -> None:
+    spec = make_spec(firmware="uefi", cloud_init=None)
+    vm = host.create(spec)
+    vm.start()
+    vm.stop(timeout=0, force=True)
+    own = nvram_of(vm)
+    vm.rename(f"r{uuid.uuid4().hex[:8]}")
+    assert nvram_of(vm) == own
+    # The next one of the old name has variables of its own.
+    second = host.create(spec)
+    second.start()
+    assert nvram_of(second) != own
+    assert vm.start().how == "booted"
+    second.delete()
+
+    # Where an older vmctl left them to libvirt, the file has the machine's name.
+    vm.stop(timeout=0, force=True)
+    record = vm._record()
+    volumes = tuple(entry for entry in record.volumes if entry.role is not Role.NVRAM)
+    vm._domain.update_record(volumes=volumes)
     with pytest.raises(UnsupportedError, match="has UEFI"):
         vm.rename("other")
+    vm._domain.write_record(record)
     vm.delete()

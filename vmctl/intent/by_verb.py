@@ -108,9 +108,7 @@ class Verbs:
                 progress=self.progress,
             )
         else:
-            disks.detach_disk(
-                self.domain, target, force=True, next_start=later, progress=self.progress
-            )
+            disks.detach_disk(self.domain, target, next_start=later, progress=self.progress)
 
     def _change_nic(self, difference: Difference, mac: str, field: str, *, later: bool) -> None:
         after = difference.after
