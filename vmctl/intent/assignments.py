@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from vmctl.devices.machine import pinned
 from vmctl.errors import UsageError
-from vmctl.intent.matching import KEYED, named
+from vmctl.intent.matching import KEYED
 from vmctl.spec import VMSpec
 
 __all__ = ["assign", "parse", "written"]
@@ -44,7 +45,7 @@ def parse(text: str) -> tuple[str, Any]:
 
 def written(spec: VMSpec) -> dict[str, Any]:
     """Return what is written in a spec as plain data, each device with its name."""
-    return named(spec).model_dump(mode="json", exclude_unset=True)
+    return pinned(spec).model_dump(mode="json", exclude_unset=True)
 
 
 def assign(data: dict[str, Any], path: str, value: Any) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
+from vmctl.devices.machine import pinned
 from vmctl.errors import SpecError, SpecProblem
 from vmctl.spec import VMSpec
 from vmctl.spec.base import SpecModel
 from vmctl.spec.drives import DriveKind, place_drives
 
-__all__ = ["KEYED", "align", "named", "targets_of"]
+__all__ = ["KEYED", "align", "targets_of"]
 
 T = TypeVar("T", bound=SpecModel)
 
@@ -36,7 +37,7 @@ def align(wanted: VMSpec, recorded: VMSpec) -> VMSpec:
     Raises:
         SpecError: It can't be told which of several devices is meant.
     """
-    there = named(recorded)
+    there = pinned(recorded)
     disks = _aligned(
         wanted.disks,
         there.disks,
@@ -55,24 +56,9 @@ def align(wanted: VMSpec, recorded: VMSpec) -> VMSpec:
     return wanted.model_copy(update={"disks": disks, "cdroms": cdroms, "nics": nics})
 
 
-def named(spec: VMSpec) -> VMSpec:
-    """Give a resolved spec in which each disk and CD-ROM has its name written."""
-    return spec.model_copy(
-        update={
-            "disks": _named(spec.disks, targets_of(spec, DriveKind.DISK)),
-            "cdroms": _named(spec.cdroms, targets_of(spec, DriveKind.CDROM)),
-        }
-    )
-
-
 def targets_of(spec: VMSpec, kind: DriveKind) -> tuple[str, ...]:
     """Return the names of a resolved spec's drives of one kind on their buses, in its order."""
     return tuple(drive.target for drive in place_drives(spec) if drive.kind is kind)
-
-
-def _named(entries: Sequence[T], targets: Sequence[str]) -> tuple[T, ...]:
-    named = zip(entries, targets, strict=True)
-    return tuple(entry.model_copy(update={"target": target}) for entry, target in named)
 
 
 def _aligned(
