@@ -61,9 +61,10 @@ def spec_file(make_spec: SpecMaker, tmp_path: Path) -> tuple[str, str]:
 
 
 _INFO = [
-    "name", "uuid", "state", "phase", "addresses", "labels", "vcpus", "memory", "machine",
-    "firmware", "accelerator", "created", "owner", "ssh_user", "host_key", "autostart", "disks",
-    "nics", "snapshots", "sources",
+    "name", "uuid", "state", "state_reason", "addresses", "autostart", "saved", "phase",
+    "labels", "vcpus", "memory", "machine", "firmware", "accelerator", "started", "uptime",
+    "created", "owner", "ssh_user", "host_key", "disks", "nics", "graphics", "snapshots",
+    "sources",
 ]  # fmt: skip
 
 
@@ -77,7 +78,9 @@ def test_every_verb_in_json(run: Run, host: vmctl.Host, spec_file: tuple[str, st
     assert list(made) == _INFO
     assert (made["name"], made["state"], made["phase"]) == (name, "shut off", "provisioning")
     assert document(run("start", name, "--wait", "-f", "json"))[0]["state"] == "running"
-    (listed,) = [entry for entry in document(run("list", "-f", "json")) if entry["name"] == name]
+    (listed,) = [
+        entry for entry in document(run("list", "-l", "-f", "json")) if entry["name"] == name
+    ]
     assert (listed["phase"], listed["labels"]) == ("ready", {"tier": "test"})
     info = document(run("info", name, "-f", "json"))
     assert (info["ssh_user"], info["state"], info["owner"]) == ("ada", "running", made["owner"])
@@ -88,7 +91,7 @@ def test_every_verb_in_json(run: Run, host: vmctl.Host, spec_file: tuple[str, st
     assert run("ssh", name, "--", "id -un | tr a-z A-Z").stdout == "ADA\n"
     assert run("ssh", name, "--", "exit 9", code=9).stdout == ""
     assert run("exec", name, "--timeout", "1", "--", "sleep", "60", code=6).stdout == ""
-    assert "micro: ready" in document(run("logs", name, "-f", "json"))["log"]
+    assert "micro: ready" in document(run("logs", name, "--format", "json"))["log"]
     assert run("logs", name, "-n", "1").stdout.count("\n") == 1
 
     taken = document(run("snapshot", "create", name, "one", "--description", "d", "-f", "json"))

@@ -42,7 +42,8 @@ def _load(app: App, file: str, name: str | None, image: str | None, accel: str |
 
 def _show_made(app: App, machine: VM) -> None:
     made = machine.info()
-    app.show(made, lambda: _print_details([made]))
+    row = (made.name, made.state, made.phase or "", ", ".join(made.addresses))
+    app.show(made, lambda: print_table(("NAME", "STATE", "PHASE", "ADDRESSES"), [row]))
 
 
 @command("launch")
