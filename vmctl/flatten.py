@@ -261,6 +261,7 @@ def _make_alone(domain: Domain, disk: blockjobs.LiveDisk, phase: ReportedPhase) 
         return False
     deadline = time.monotonic() + _CLAIM_SECONDS
     with domain.connection.events.listening(domain.uuid) as signal:
+        phase.update(f"copying into {disk.target}", 0.0)
         blockjobs.pull(domain, disk.target)
 
         def ended() -> bool | None:

@@ -111,7 +111,7 @@ def test_on_a_terminal_when_it_is_ended_from_outside(
         terminal.see(b"leaves")
         old.stop(force=True, timeout=0)
         assert client.wait(30) == 0
-        terminal.see(b"is shut off")
+        terminal.see(b"its console is closed")
     assert terminal.is_put_back()
 
 
