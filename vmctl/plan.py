@@ -7,21 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vmctl import bases
 from vmctl.client_files import unreadable, with_key_files
-from vmctl.errors import NotFoundError, ResourceError, SpecError, SpecProblem, UsageError
+from vmctl.errors import ResourceError, SpecError, SpecProblem, UsageError
+from vmctl.existing import existing_source
 from vmctl.guest.identity import KeyPair, make_key
 from vmctl.hypervisor.access import refuse_closed_folder
-from vmctl.hypervisor.attachment import source_of
 from vmctl.hypervisor.claims import own_name
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.networks import is_active
 from vmctl.hypervisor.pools import Pool, open_pool
-from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.inspection import Image
 from vmctl.obtaining import obtain
 from vmctl.progress import Reporter
@@ -326,7 +325,8 @@ class _Builder:
     ) -> str | DiskSource | None:
         """Plan what lies in a drive; returns its path on the host, or what else it is."""
         if volume is not None:
-            return self._existing(volume, f"{field}[{number}].volume")
+            where = f"{field}[{number}].volume"
+            return existing_source(self._pool, volume, format="raw", field=where)
         suffix = f"{field}{number}.{kind}"
         return self.upload(path, f"{field}[{number}].path", suffix, Role.MEDIUM)
 
@@ -339,7 +339,9 @@ class _Builder:
                 yield None, disk.format or "raw"
                 continue
             if disk.volume is not None:
-                yield self._existing(disk.volume, f"{field}.volume"), disk.format or "qcow2"
+                kind = disk.format or "qcow2"
+                where = f"{field}.volume"
+                yield existing_source(self._pool, disk.volume, format=kind, field=where), kind
                 continue
             brought = self._imported[number] if number < len(self._imported) else None
             if brought is not None:
@@ -371,18 +373,6 @@ class _Builder:
                 bases.refuse_without_room(self._pool, found)
             self._images[reference] = found
         return self._images[reference]
-
-    def _existing(self, reference: str, field: str) -> DiskSource:
-        if reference.startswith("/"):
-            kind: Literal["file", "block"] = "block" if reference.startswith("/dev/") else "file"
-            return DiskSource(type=kind, path=reference)
-        pool_name, _, name = reference.rpartition("/")
-        pool = open_pool(self._pool.connection, pool_name) if pool_name else self._pool
-        try:
-            found = StoredVolume.of(pool, name).facts()
-        except NotFoundError as error:
-            raise NotFoundError(f"{field}: {error.brief}", hint=error.hint) from error
-        return source_of(pool.connection, found)
 
 
 def _bad_reference(field: str, error: UsageError) -> SpecError:

@@ -20,6 +20,8 @@ from vmctl.errors import (
     NotFoundError,
     UsageError,
 )
+from vmctl.hypervisor import private
+from vmctl.hypervisor.pools import open_pool
 from vmctl.spec import Size
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
@@ -336,3 +338,48 @@ def test_what_is_no_volume(host: vmctl.Host) -> None:
         host.volumes.list("none")
     with pytest.raises(UsageError, match="has no unit"):
         host.volumes.create("x", "10")
+
+
+def test_a_volume_that_leads_out_of_its_pool_is_not_given_to_a_machine(
+    host: vmctl.Host, private_host: private.PrivateHost, make_spec: SpecMaker, tmp_path: Path
+) -> None:
+    """What somebody put there by hand, whose header names files of the host."""
+    folder = private_host.state_dir / "lib" / "images"
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"root:x:0:0\n" * 100)
+    made = {
+        "overlay.qcow2": ["-b", str(secret), "-F", "raw", "{}", "1M"],
+        "outside.qcow2": ["-o", f"data_file={tmp_path / 'data'}", "{}", "1M"],
+        "whole.qcow2": ["{}", "1M"],
+    }
+    for name, words in made.items():
+        command = ["qemu-img", "create", "-q", "-f", "qcow2"]
+        subprocess.run(
+            [*command, *(word.format(folder / name) for word in words)],
+            check=True,
+        )
+    (folder / "liar.qcow2").write_bytes(b"\0" * 4096)
+    open_pool(host._connection, "default").refresh()
+    refused = {
+        "overlay.qcow2": "lies on .* which is no volume of any pool",
+        "outside.qcow2": "keeps its data in another file",
+        "liar.qcow2": "is declared as qcow2, and what is in it is raw",
+    }
+    vm = host.create(make_spec(cloud_init=None))
+    try:
+        for name, words_of_it in refused.items():
+            with pytest.raises(ImageError, match=words_of_it):
+                host.create(make_spec(cloud_init=None, disks=[{}, {"volume": name}]))
+            with pytest.raises(ImageError, match=words_of_it):
+                vm.disks.attach(vmctl.DiskSpec(volume=name))
+        with pytest.raises(ImageError, match="is declared as raw, and what is in it is qcow2"):
+            vm.disks.attach(vmctl.DiskSpec(volume="overlay.qcow2", format="raw"))
+        with pytest.raises(NotFoundError, match="only volumes can be read"):
+            vm.disks.attach(vmctl.DiskSpec(volume=str(secret)))
+        vm.disks.attach(vmctl.DiskSpec(volume="whole.qcow2"))
+        assert [disk.target for disk in vm.disks.list()] == ["vda", "vdb"]
+    finally:
+        vm.delete()
+        for name in (*made, "liar.qcow2"):
+            (folder / name).unlink()
+        open_pool(host._connection, "default").refresh()

@@ -14,8 +14,16 @@ from pathlib import Path
 
 from vmctl.errors import ImageError
 
-__all__ = ["Ends", "check", "is_fixed_vhd"]
+__all__ = ["Ends", "check", "check_volume", "is_fixed_vhd"]
 
+# What a program that probes would take a file for by its first bytes.
+_MAGIC = {
+    "qcow2": b"QFI\xfb",
+    "vmdk": b"KDMV",
+    "vhdx": b"vhdxfile",
+    "vhd": b"conectix",
+    "qed": b"QED\0",
+}
 _QCOW2_V3_HEADER = 104
 _VHD_COOKIE = b"conectix"
 _VHD_FIXED, _VHD_DYNAMIC = 2, 3
@@ -57,12 +65,36 @@ def check(path: Path, kind: str, ends: Ends) -> int | None:
     return None
 
 
+def check_volume(name: Path, declared: str, header: bytes) -> None:
+    """Refuse a volume by its first bytes; that it lies on another one is for others to judge.
+
+    Args:
+        name: What errors call it.
+        declared: How it is said to be written: ``qcow2`` or ``raw``.
+        header: Its first 64 KiB, or all of it.
+
+    Raises:
+        ImageError: It is not what it is said to be, keeps its data in another file, or has features
+            that nobody here knows.
+    """
+    found = next((kind for kind, magic in _MAGIC.items() if header.startswith(magic)), "raw")
+    if found != declared:
+        raise ImageError(
+            f"{str(name)!r} is declared as {declared}, and what is in it is {found}",
+            hint=f"if it is to be trusted, write format: {found}"
+            if found in {"qcow2", "raw"}
+            else "import it as an image, which converts it",
+        )
+    if found == "qcow2":
+        _check_qcow2(name, header, overlays=True)
+
+
 def is_fixed_vhd(ends: Ends) -> bool:
     """Return whether it is a VHD without a header: those have a footer only."""
     return ends.tail.startswith(_VHD_COOKIE) and not ends.head.startswith(_VHD_COOKIE)
 
 
-def _check_qcow2(path: Path, header: bytes) -> int:
+def _check_qcow2(path: Path, header: bytes, *, overlays: bool = False) -> int:
     if len(header) < 72:
         raise _cut_off(path, "qcow2")
     version, backing = struct.unpack(">IQ", header[4:16])
@@ -72,7 +104,7 @@ def _check_qcow2(path: Path, header: bytes) -> int:
             f"{str(path)!r} is a qcow2 image of the unknown version {version}",
             hint="qcow2 has the versions 2 and 3: make it anew with a qemu-img that is not newer",
         )
-    if backing:
+    if backing and not overlays:
         raise ImageError(
             f"{str(path)!r} is an overlay: its header names a backing file",
             details=f"the backing file: {_backing_name(header, backing)}",
