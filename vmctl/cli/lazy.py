@@ -54,7 +54,9 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         taken = {name for parameter in self.params for name in parameter.opts}
         for option in global_options(hidden=True):
-            if not taken & set(option.opts):
+            # A command may need a letter for something of its own: `logs -f` follows.
+            option.opts = [name for name in option.opts if name not in taken]
+            if option.opts:
                 self.params.append(option)
 
 
