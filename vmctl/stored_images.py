@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vmctl import bases
 from vmctl.hypervisor import image_names
-from vmctl.hypervisor.pools import Pool
+from vmctl.hypervisor.pools import Pool, facts_of
 from vmctl.hypervisor.usage import VolumeUser, read_usage
 from vmctl.hypervisor.volumes import list_volumes
 
@@ -42,6 +42,8 @@ class ImageInfo:
         used_by: Machines and volumes that depend on it, whoever made them.
         clones: How many disks lie on it.
         saved: Bytes that those disks would take if each had a copy of its own.
+        outgrows_pool: Whether a disk of it is larger than all of the pool, so that a guest that
+            fills it fills the pool.
     """
 
     digest: str
@@ -52,6 +54,7 @@ class ImageInfo:
     used_by: tuple[VolumeUser, ...]
     clones: int
     saved: int
+    outgrows_pool: bool = False
 
     def is_called(self, name: str) -> bool:
         """Return whether that is a name of it."""
@@ -64,6 +67,7 @@ def list_images(pool: Pool) -> list[ImageInfo]:
     volumes = list_volumes(pool.connection, pool.name)
     # After that look through the pool: what lies on what, is known only from there.
     usage = read_usage(pool.connection)
+    capacity = facts_of(pool.connection, pool.name).capacity
     found = []
     for volume in volumes:
         if not bases.is_base(volume.name):
@@ -71,6 +75,7 @@ def list_images(pool: Pool) -> list[ImageInfo]:
         digest = bases.digest_of(volume.name)
         called = [entry for entry in names if entry.digest == digest]
         clones = sum(other.backing == volume.path for other in volumes)
+        virtual_size = called[0].virtual_size if called else volume.capacity
         found.append(
             ImageInfo(
                 digest=digest,
@@ -78,12 +83,13 @@ def list_images(pool: Pool) -> list[ImageInfo]:
                     GivenName(name=entry.name, source=entry.source, verified_by=entry.verified_by)
                     for entry in called
                 ),
-                virtual_size=called[0].virtual_size if called else volume.capacity,
+                virtual_size=virtual_size,
                 allocation=volume.allocation,
                 complete=bases.is_complete(pool, volume.name),
                 used_by=bases.users_of(usage, pool, digest),
                 clones=clones,
                 saved=volume.allocation * max(clones - 1, 0),
+                outgrows_pool=0 < capacity < virtual_size,
             )
         )
     return sorted(found, key=_order)

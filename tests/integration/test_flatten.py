@@ -227,7 +227,7 @@ def test_a_pool_that_fills_up(
     convert = ["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", str(raw), str(packed)]
     subprocess.run(convert, check=True)
     with vmctl.connect(host.uri, pool=small_pool) as there:
-        there.images.import_file(packed, name="packed")
+        assert there.images.import_file(packed, name="packed").outgrows_pool
         spec = {"name": "full", "image": "packed", "memory": "64MiB", "nics": []}
         vm = there.create(vmctl.VMSpec.model_validate(spec | {"cloud_init": None}))
         with pytest.raises(vmctl.ResourceError, match="filled up"):

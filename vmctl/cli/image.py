@@ -89,6 +89,11 @@ def list_images(app: App, remote: bool, arch: str | None) -> None:
 
 def _done(app: App, made: ImageInfo, verb: str, given: str | None) -> None:
     app.show(made, lambda: _print([made]))
+    if made.outgrows_pool:
+        app.warn(
+            f"a disk of it has {human_size(made.virtual_size)}, more than all of the pool: "
+            "a guest that fills it fills the pool"
+        )
     name = given or (made.names[0].name if len(made.names) == 1 else None)
     if app.wants_table:
         app.note(f"{verb}; use it in a spec as `image: {name}`" if name else verb)
