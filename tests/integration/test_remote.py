@@ -34,6 +34,13 @@ def ssh_count():
     command = ["pgrep", "-c", "-x", "ssh", "-P", str(os.getpid())]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
+def ended(count):
+    # libvirt's event loop lets go of a closed connection when it next comes by.
+    return Signal().wait_for(
+        lambda: True if ssh_count() == str(count) else None,
+        deadline=time.monotonic() + 20, recheck=0.1,
+    )
+
 folder, libvirtd = Path(sys.argv[1]), sys.argv[2]
 home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
 for place in (home / ".ssh", Path("/run")):
@@ -98,15 +105,21 @@ try:
         with vm.agent.frozen():
             found["frozen"] = vm.agent.is_frozen()
         found["still_one"] = ssh_count()
+        with vm.console.open() as console:
+            vm.agent.run("echo far >/dev/ttyS0")
+            found["console"] = console.expect("far", timeout=60).text
+        found["after_console"] = ended(2)
+        found["screen"] = vm.screen.screenshot()[:4].decode("latin-1")
+        with vm.screen.forward() as relay:
+            with socket.create_connection(("127.0.0.1", relay.port)) as client:
+                found["display"] = client.recv(4).decode()
+        found["after_display"] = ended(2)
         vm.snapshots.create("s")
         vm.snapshots.revert("s")
         found["after"] = vm.run("cat /etc/motto", check=True).stdout
         vm.delete()
         found["left"] = [entry.name for entry in host.list()]
-    # libvirt's event loop lets go of a closed connection when it next comes by.
-    found["all_ended"] = Signal().wait_for(
-        lambda: True if ssh_count() == "0" else None, deadline=time.monotonic() + 20, recheck=0.1
-    )
+    found["all_ended"] = ended(0)
     print(json.dumps(found))
 finally:
     server.terminate()
@@ -140,7 +153,10 @@ def ssh_folder() -> Iterator[None]:
 def test_a_launch_on_a_remote_host(
     hypervisor: private.PrivateHost, ssh_folder: None, make_spec: SpecMaker, tmp_path: Path
 ) -> None:
-    spec = make_spec(cloud_init={"write_files": [{"path": "/etc/motto", "content": "far away"}]})
+    spec = make_spec(
+        graphics=["vnc"],
+        cloud_init={"write_files": [{"path": "/etc/motto", "content": "far away"}]},
+    )
     socket = parse_qs(urlsplit(hypervisor.uri).query)["socket"][0]
     tmp_path.chmod(0o755)
     done = subprocess.run(
@@ -166,6 +182,11 @@ def test_a_launch_on_a_remote_host(
         "frozen": True,
         # All of that went over the same two.
         "still_one": "2",
+        "console": "far",
+        "after_console": True,
+        "screen": "\x89PNG",
+        "display": "RFB ",
+        "after_display": True,
         "after": "far away",
         "left": [],
         "all_ended": True,
