@@ -208,6 +208,9 @@ def test_fields_are_set_by_their_paths(host: vmctl.Host, make_spec: SpecMaker) -
         assert raw_of(host, vm).maxMemory() == 224 << 10
         assert raw_of(host, vm).blockInfo("vdb", 0)[0] == 24 << 20
         assert vm.info().labels == {"a": "b", "tier/x": "gold"}
+        assert raw_of(host, vm).vcpusFlags(2 | 4) == 2
+        assert vm.apply(vm.with_values({"vcpus": 1})).made == ("vcpus",)
+        assert (vm.info().vcpus, raw_of(host, vm).vcpusFlags(2 | 4)) == (1, 2)
         with pytest.raises(UsageError):
             vm.with_values({"disks.vdz.size": "1GiB"})
         with pytest.raises(SpecError):

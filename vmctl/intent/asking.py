@@ -57,6 +57,9 @@ class Intent:
     def with_values(self, values: Mapping[str, Any]) -> VMSpec:
         """Return the machine's spec with some fields changed, by their paths."""
         data = written(recorded_spec(self._look()))
+        if "max_vcpus" not in values:
+            # What it is now is what was resolved; not written, it is as high as need be.
+            data.pop("max_vcpus", None)
         for path, value in values.items():
             assign(data, path, value)
         return VMSpec.model_validate(data)
