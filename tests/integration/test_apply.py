@@ -203,7 +203,14 @@ def test_fields_are_set_by_their_paths(host: vmctl.Host, make_spec: SpecMaker) -
     vm = host.create(spec)
     try:
         vm.apply(
-            vm.with_values({"memory": "224MiB", "disks.vdb.size": "24MiB", "labels.tier/x": "gold"})
+            vm.with_values(
+                {
+                    "memory": "224MiB",
+                    "vcpus": 2,
+                    "disks.vdb.size": "24MiB",
+                    "labels.tier/x": "gold",
+                }
+            )
         )
         assert raw_of(host, vm).maxMemory() == 224 << 10
         assert raw_of(host, vm).blockInfo("vdb", 0)[0] == 24 << 20
