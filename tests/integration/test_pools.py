@@ -234,7 +234,7 @@ def _fill_up(host: vmctl.Host, name: str, folder: Path) -> None:
     before = [volume.name for volume in host.volumes.list(name)]
     large = folder / "large"
     large.write_bytes(os.urandom(80 * MIB))
-    with pytest.raises(ResourceError, match="has no room for the volume 'x': it takes"):
+    with pytest.raises(ResourceError, match="has no room for the volume 'x'\\nit takes"):
         host.volumes.upload(large, f"{name}/x", format="raw")
 
     room = host.pools.info(name).available
