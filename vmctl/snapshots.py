@@ -26,6 +26,10 @@ Snapshot: TypeAlias = backend.SnapshotFacts
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
+# Of a spec, what a snapshot does not hold.
+_NO_DEVICES = ("name", "labels", "autostart")
+
+
 class Snapshots:
     """The snapshots of one machine.
 
@@ -140,11 +144,12 @@ class Snapshots:
         with Reporter(self._domain.name, progress).phase("revert"):
             backend.revert(self._domain, name)
         # The snapshot brought back the metadata of its time; what vmctl knows now is newer, but for
-        # the devices, which are those of that time again.
+        # the devices, which are those of that time again. What is no device is as it was just now.
         then = self._domain.record()
         if then is not None:
             owned = tuple(dict.fromkeys((*record.volumes, *then.volumes)))
-            record = replace(record, spec=then.spec, volumes=owned)
+            kept = {name: record.spec[name] for name in _NO_DEVICES if name in record.spec}
+            record = replace(record, spec={**then.spec, **kept}, volumes=owned)
         self._domain.write_record(record)
         if self._domain.is_active():
             power.apply_forwards(self._domain, record.spec)
