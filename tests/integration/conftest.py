@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -231,6 +232,16 @@ def enter_host(private_host: private.PrivateHost) -> list[str]:
     nsenter = shutil.which("nsenter")
     assert nsenter is not None
     return [nsenter, "--mount", "--target", namespace.parts[2]]
+
+
+def owned_in(folder: Path, pattern: str, uid: int) -> list[Path]:
+    """Return a user's entries of a folder, in which others make and remove theirs meanwhile."""
+    found = []
+    for path in sorted(folder.glob(pattern)):
+        with contextlib.suppress(FileNotFoundError):
+            if path.lstat().st_uid == uid:
+                found.append(path)
+    return found
 
 
 def libvirtd_pid(private_host: private.PrivateHost) -> int:

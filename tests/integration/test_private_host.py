@@ -27,6 +27,8 @@ from vmctl.hypervisor import private
 from vmctl.hypervisor.private import preparation, programs
 from vmctl.hypervisor.private.record import Record
 
+from .conftest import owned_in
+
 pytestmark = [
     pytest.mark.timeout(180),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes namespaces"),
@@ -83,7 +85,8 @@ def machine_state() -> dict[str, object]:
         "interfaces": sorted(Path("/sys/class/net").iterdir()),
         "cgroups": sorted(path for path, _, _ in os.walk("/sys/fs/cgroup")),
         "rules": [line for line in rules.splitlines() if not line.startswith("#")],
-        "short": sorted(Path("/tmp").glob("vmctl-????????")),
+        # This user's: those of another one come and go beside these tests.
+        "short": owned_in(Path("/tmp"), "vmctl-????????", os.geteuid()),
         "run": sorted(path.name for path in Path("/run").iterdir()),
     }
 

@@ -20,6 +20,8 @@ import pytest
 
 from vmctl.hypervisor import private
 
+from .conftest import owned_in
+
 pytestmark = [
     pytest.mark.timeout(120),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user"),
@@ -123,7 +125,7 @@ def machine_state() -> dict[str, object]:
     return {
         "mounts": Path("/proc/self/mountinfo").read_text(),
         "interfaces": sorted(Path("/sys/class/net").iterdir()),
-        "files": [path for path in Path("/tmp").iterdir() if path.lstat().st_uid == UID],
+        "files": owned_in(Path("/tmp"), "*", UID),
         "processes": processes(),
     }
 
