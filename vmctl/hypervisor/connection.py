@@ -141,6 +141,13 @@ class Connection:
                 with contextlib.suppress(libvirt.libvirtError):
                     self._raw.domainEventDeregisterAny(number)
 
+    def catch_up(self) -> None:
+        """Wait until all events of what happened before this call have been passed on."""
+        # The answer to a question comes behind the events that the host has sent before.
+        with calling(f"ask {self.uri} for its host name"):
+            self.raw.getHostname()
+        eventloop.catch_up()
+
     def close(self) -> None:
         """Close it, with its callbacks. Closing twice does nothing."""
         with self._lock:

@@ -10,9 +10,10 @@ import threading
 
 import libvirt
 
-__all__ = ["acquire", "release"]
+__all__ = ["acquire", "catch_up", "release"]
 
 _LAST_TURNS = 4
+_CATCH_UP_SECONDS = 5.0
 
 _lock = threading.Lock()
 _users = 0
@@ -53,6 +54,23 @@ def release() -> None:
         timer = libvirt.virEventAddTimeout(0, _tick, None)
         if thread is not threading.current_thread():
             thread.join(timeout=5)
+        libvirt.virEventRemoveTimeout(timer)
+
+
+def catch_up() -> None:
+    """Wait until the loop has handed on what had arrived when this was called."""
+    turned = threading.Event()
+
+    def turn(number: int, _opaque: object) -> None:
+        libvirt.virEventUpdateTimeout(number, -1)
+        turned.set()
+
+    # Timers fire in the order in which they were added, and that of a connection's events was added
+    # when it was opened.
+    timer = libvirt.virEventAddTimeout(0, turn, None)
+    try:
+        turned.wait(_CATCH_UP_SECONDS)
+    finally:
         libvirt.virEventRemoveTimeout(timer)
 
 

@@ -80,6 +80,8 @@ def export(
         raise UsageError(
             f"{form} can't be written as a stream", hint="name a file, or export a bundle"
         )
+    # A start that was over before this began is none that tears it.
+    domain.connection.catch_up()
     with (
         saying_when_full(f"the disks of '{domain.name}'"),
         Reporter(domain.name, progress).phase("export") as phase,

@@ -231,3 +231,23 @@ def test_a_lost_connection_is_told_once_and_mended_by_who_listens(connection: Co
     assert event is not None
     assert event.kind is K.SUSPENDED
     listener.close()
+
+
+def test_what_was_over_before_is_not_heard_afterwards() -> None:
+    connection = Connection("test:///default")
+    try:
+        raw = connection.raw.lookupByName("test")
+        for _ in range(30):
+            raw.destroy()
+            raw.create()
+            connection.catch_up()
+            with connection.events.listening(raw.UUIDString()) as heard:
+                connection.catch_up()
+                assert not heard.saw_start
+        with connection.events.listening(raw.UUIDString()) as heard:
+            raw.destroy()
+            raw.create()
+            connection.catch_up()
+            assert heard.saw_start
+    finally:
+        connection.close()
