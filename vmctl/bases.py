@@ -16,6 +16,7 @@ from vmctl.hypervisor.pools import Pool
 from vmctl.hypervisor.usage import Usage, VolumeUser
 from vmctl.hypervisor.volumes import StoredVolume, VolumeStamp
 from vmctl.imaging.inspection import Image
+from vmctl.imaging.reading import reading
 from vmctl.progress import Phase
 from vmctl.render.volume import render_volume
 
@@ -210,7 +211,7 @@ def _upload(volume: StoredVolume, image: Image, phase: Phase) -> None:
         check()
         sha256.update(piece)
 
-    with image.path.open("rb") as file:
+    with reading(image.path, "image file"), image.path.open("rb") as file:
         header = file.read(_HEADER_SIZE)
         sha256.update(header)
         rest = image.size - len(header)
