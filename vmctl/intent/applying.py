@@ -114,10 +114,10 @@ def _order(entry: Difference) -> int:
 
 
 def _redefine(domain: Domain, look: Callable[[], Machine], rest: list[Difference]) -> None:
-    with changing(domain):
+    with changing(domain) as record:
         machine = look()
         wanted = merged(recorded_spec(machine), rest)
-        redefine(domain, machine, wanted.resolved(networks=machine.facts.privileged))
+        redefine(domain, machine, record, wanted.resolved(networks=machine.facts.privileged))
         for entry in rest:
             if entry.path == "autostart":
                 domain.set_autostart(on=bool(entry.after))

@@ -1,13 +1,15 @@
-"""Making what the next start takes: one new definition, with the record of it in the same step."""
+"""Making what the next start takes: one new definition, and the record of it right after."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from lxml import etree
+
 from vmctl.devices.machine import recorded
-from vmctl.hypervisor import names
+from vmctl.hypervisor import hotplug
 from vmctl.hypervisor.domains import Domain
-from vmctl.hypervisor.metadata import Role
+from vmctl.hypervisor.metadata import Record, Role
 from vmctl.hypervisor.pools import open_pool
 from vmctl.intent.patching import patch
 from vmctl.intent.planning import Machine, recorded_spec
@@ -17,18 +19,18 @@ from vmctl.spec import VMSpec
 __all__ = ["redefine"]
 
 
-def redefine(domain: Domain, machine: Machine, wanted: VMSpec) -> None:
+def redefine(domain: Domain, machine: Machine, record: Record, wanted: VMSpec) -> None:
     """Give a machine the definition for another spec; what vmctl does not manage stays as it is.
 
     Args:
         domain: The machine.
         machine: What is known of it, as it is now.
+        record: vmctl's record of it, as it is now.
         wanted: Its new spec, resolved, without secrets.
 
     Raises:
         HypervisorError: libvirt refuses the definition; the old one stays.
     """
-    record = domain.update_record()
     log = record.volume(Role.CONSOLE_LOG)
     path = "" if log is None else open_pool(domain.connection, log.pool).path_of(log.name)
     old, new = (
@@ -41,10 +43,5 @@ def redefine(domain: Domain, machine: Machine, wanted: VMSpec) -> None:
         )
         for spec in (recorded_spec(machine), wanted)
     )
-    names.define(
-        domain.connection,
-        patch(machine.definition, old, new),
-        name=domain.name,
-        uuid=domain.uuid,
-    )
+    hotplug.redefine(domain, etree.fromstring(patch(machine.definition, old, new)))
     domain.write_record(replace(record, spec=recorded(wanted, record)))
