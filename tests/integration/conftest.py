@@ -234,6 +234,12 @@ def enter_host(private_host: private.PrivateHost) -> list[str]:
     return [nsenter, "--mount", "--target", namespace.parts[2]]
 
 
+def libvirts_state(host: vmctl.Host, vm: vmctl.VM) -> int:
+    """Return libvirt's own answer, past vmctl."""
+    state: int = host._connection.raw.lookupByUUIDString(vm.uuid).state()[0]
+    return state
+
+
 def owned_in(folder: Path, pattern: str, uid: int) -> list[Path]:
     """Return a user's entries of a folder, in which others make and remove theirs meanwhile."""
     found = []

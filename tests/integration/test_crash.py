@@ -23,7 +23,7 @@ from vmctl import dumping
 from vmctl.errors import ConflictError, ResourceError, UsageError, WrongStateError
 from vmctl.hypervisor import private
 
-from .conftest import boots, libvirtd_pid, pool_volumes, until_agent, until_booted
+from .conftest import boots, libvirtd_pid, libvirts_state, pool_volumes, until_agent, until_booted
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -52,11 +52,6 @@ def vm(host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
         yield machine
     finally:
         machine.delete()
-
-
-def libvirts_state(host: vmctl.Host, vm: vmctl.VM) -> int:
-    state: int = host._connection.raw.lookupByUUIDString(vm.uuid).state()[0]
-    return state
 
 
 def until_state(host: vmctl.Host, vm: vmctl.VM, *wanted: int) -> int:

@@ -23,7 +23,15 @@ from vmctl.errors import (
 from vmctl.guest.agent import Agent
 from vmctl.hypervisor import private
 
-from .conftest import SpecMaker, boots, enter_host, libvirtd_pid, until_agent, until_booted
+from .conftest import (
+    SpecMaker,
+    boots,
+    enter_host,
+    libvirtd_pid,
+    libvirts_state,
+    until_agent,
+    until_booted,
+)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -51,12 +59,6 @@ def vm(host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
         yield machine
     finally:
         machine.delete()
-
-
-def libvirts_state(host: vmctl.Host, vm: vmctl.VM) -> int:
-    """Return libvirt's own answer, past vmctl."""
-    state: int = host._connection.raw.lookupByUUIDString(vm.uuid).state()[0]
-    return state
 
 
 def command_line(host: vmctl.Host, *words: str) -> subprocess.CompletedProcess[str]:
