@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from vmctl import detours
 from vmctl.errors import (
     ConflictError,
     HypervisorError,
@@ -20,10 +21,10 @@ from vmctl.errors import (
     UnsupportedError,
     WaitTimeoutError,
 )
-from vmctl.hypervisor import blockjobs, networks, pools, snapshots
-from vmctl.hypervisor.claims import Claim, claimed
+from vmctl.hypervisor import blockjobs, pools, snapshots
+from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import outlasting
-from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.hypervisor.volumes import StoredVolume, at_path
 from vmctl.progress import Phase as ReportedPhase
@@ -65,12 +66,11 @@ def flatten(
         Reporter(domain.name, progress).phase("flatten") as phase,
         claimed(_CLAIM_SECONDS) as claim,
     ):
-        domain.update_record(phase=Phase.FLATTENING, before=record.phase, woken=woken, claim=claim)
-        _refuse_second(domain, claim)
+        detours.begin(domain, record, Phase.FLATTENING, claim, woken=woken)
         try:
             if woken:
                 phase.update("starting QEMU, its processors paused")
-                _wake(domain)
+                detours.wake(domain)
             done = tuple(
                 disk.target
                 for disk in blockjobs.live_disks(domain)
@@ -95,25 +95,11 @@ def settle(domain: Domain) -> None:
     record = domain.record()
     if record is None or record.phase is not Phase.FLATTENING:
         return
-    active = domain.is_active()
-    if active:
+    if domain.is_active():
         for disk in blockjobs.live_disks(domain):
             if blockjobs.facts_of(domain, disk.target) is not None:
                 blockjobs.abort(domain, disk.target)
-    kept = _images_still_under(domain, record)
-    # Somebody may have let it run meanwhile: then it is a running machine.
-    if active and record.woken and domain.state() is State.PAUSED:
-        domain.destroy()
-    for name in record.started_networks:
-        networks.stop_unused(domain.connection, name)
-    domain.update_record(
-        phase=record.before or Phase.READY,
-        before=None,
-        woken=False,
-        claim=None,
-        started_networks=(),
-        bases=kept,
-    )
+    detours.end(domain, record, bases=_images_still_under(domain, record))
 
 
 def _settle_if_there(domain: Domain) -> None:
@@ -135,22 +121,8 @@ def _free_record(domain: Domain, record: Record) -> Record:
             )
         settle(domain)
         record = domain.record() or record
-    if record.phase in {Phase.CREATING, Phase.DELETING} or record.claim is not None:
-        raise ConflictError(
-            f"somebody is at work on '{domain.name}': it is {record.phase.value}",
-            hint="wait until that has ended; `vmctl gc` removes what a killed client left",
-        )
+    detours.refuse_work_in_progress(domain, record)
     return record
-
-
-def _refuse_second(domain: Domain, claim: Claim) -> None:
-    """Leave it to somebody else who recorded the same in the same moment, and later."""
-    record = domain.record()
-    if record is None or record.claim != claim:
-        raise ConflictError(
-            f"somebody else began to work on '{domain.name}' in the same moment",
-            hint="wait until that has ended",
-        )
 
 
 def _layers_of(domain: Domain, target: str | None) -> dict[str, tuple[str, ...]]:
@@ -242,17 +214,6 @@ def _allocation(domain: Domain, path: str) -> int:
         return at_path(domain.connection, path).facts().allocation
     except NotFoundError:
         return 0
-
-
-def _wake(domain: Domain) -> None:
-    """Start QEMU with its processors paused, and the networks that its NICs need."""
-    started: tuple[str, ...] = ()
-    for name in domain.networks():
-        if not networks.is_active(domain.connection, name):
-            started = (*started, name)
-            domain.update_record(started_networks=started)
-            networks.ensure_active(domain.connection, name)
-    domain.start(paused=True)
 
 
 def _make_alone(domain: Domain, disk: blockjobs.LiveDisk, phase: ReportedPhase) -> bool:

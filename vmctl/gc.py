@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmctl import bases, changes, flatten
+from vmctl import bases, changes, settling
 from vmctl.errors import NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import uploads
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
-from vmctl.hypervisor.metadata import Phase, Record
+from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.names import list_domains
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.usage import read_usage
@@ -73,8 +73,8 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
             found.append(_leftover(listed.domain, record))
             if dry_run:
                 continue
-            if record.phase is Phase.FLATTENING:
-                flatten.settle(listed.domain)
+            if record.phase.is_detour:
+                settling.settle(listed.domain, record)
             else:
                 remove_machine(listed.domain, record)
         except NotFoundError:
@@ -196,7 +196,7 @@ def _together(failures: list[VmctlError]) -> VmctlError:
 
 
 def _leftover(domain: Domain, record: Record) -> Leftover:
-    if record.phase is Phase.FLATTENING:
+    if record.phase.is_detour:
         return Leftover(
             name=domain.name,
             uuid=domain.uuid,

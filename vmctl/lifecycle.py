@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmctl import dumping, flatten, power, renaming, stopping
+from vmctl import dumping, power, renaming, settling, stopping
 from vmctl.changes import refuse_while_changed
 from vmctl.errors import ConflictError, VmctlError, WrongStateError
 from vmctl.hypervisor import power as buttons
@@ -50,16 +50,7 @@ class Lifecycle:
         Raises:
             ConflictError: Somebody has, and is at it; or vmctl did not make it.
         """
-        record = self._record()
-        if record.phase is not Phase.FLATTENING or not record.woken:
-            return record
-        if record.claim is not None and not record.claim.is_abandoned():
-            raise ConflictError(
-                f"somebody is flattening the disks of '{self.name}'",
-                hint="try again when that has ended",
-            )
-        flatten.settle(self._domain)
-        return self._record()
+        return settling.refuse_taken(self._domain, self._record())
 
     def _adopt(self, record: Record) -> None:
         """Take a machine over whose client was killed while it waited for the guest.

@@ -144,7 +144,11 @@ def releasable_bases(domain: Domain, record: Record) -> list[tuple[str, str]]:
     Those are the ones that its launch brought, and those that nobody ever finished uploading.
     What another machine came to use is left out, but for one that is being removed itself.
     """
-    if record.phase in {Phase.READY, Phase.FLATTENING} or not (record.brought or record.bases):
+    if (
+        record.phase is Phase.READY
+        or record.phase.is_detour
+        or not (record.brought or record.bases)
+    ):
         return []
     others = _others(domain)
     if not all(other.readable for other in others):

@@ -79,6 +79,7 @@ def test_a_running_machine_lets_go_of_its_image(
     assert found.phase == "ready"
     assert [disk.shared for disk in found.disks if disk.device == "disk"] == [0, 0]
     vm.restart()
+    vm.wait()
     assert vm.run("cat ~/mine", check=True).stdout.strip() == "mine"
     vm.delete()
 

@@ -35,6 +35,14 @@ class Phase(StrEnum):
     DELETING = "deleting"
     """What the record lists may be gone already."""
 
+    @property
+    def is_detour(self) -> bool:
+        """Whether the machine is whole, and goes back to another phase when some work is done."""
+        return self in _DETOURS
+
+
+_DETOURS = frozenset({Phase.FLATTENING})
+
 
 class Role(StrEnum):
     """What an owned volume is for."""

@@ -1,0 +1,89 @@
+"""Work on the disks of a machine that is whole: it goes through a phase of its own, and comes back.
+
+The record says the phase, who is at it, and the phase that the machine goes back to, before
+anything is done. So whoever comes after a client that was killed can settle what it began. Some of
+this work is QEMU's; where the machine is off, QEMU is started for it with its processors paused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vmctl.errors import ConflictError
+from vmctl.hypervisor import networks
+from vmctl.hypervisor.claims import Claim
+from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.metadata import Phase, Record
+
+__all__ = ["begin", "end", "refuse_work_in_progress", "wake"]
+
+
+def refuse_work_in_progress(domain: Domain, record: Record) -> None:
+    """Refuse to begin on a machine that is not whole, or that somebody is at work on.
+
+    Raises:
+        ConflictError: It is so.
+    """
+    if record.phase in {Phase.CREATING, Phase.DELETING} or record.claim is not None:
+        raise ConflictError(
+            f"somebody is at work on '{domain.name}': it is {record.phase.value}",
+            hint="wait until that has ended; `vmctl gc` removes what a killed client left",
+        )
+
+
+def begin(
+    domain: Domain, record: Record, phase: Phase, claim: Claim, *, woken: bool = False
+) -> None:
+    """Record that a machine goes through a phase.
+
+    Args:
+        domain: The machine.
+        record: What vmctl knows of it.
+        phase: Which.
+        claim: Who is at work.
+        woken: Whether QEMU is going to be started for that alone; see `wake`.
+
+    Raises:
+        ConflictError: Somebody else recorded the like in the same moment, and later: it is theirs.
+    """
+    domain.update_record(phase=phase, before=record.phase, woken=woken, claim=claim)
+    now = domain.record()
+    if now is None or now.claim != claim:
+        raise ConflictError(
+            f"somebody else began to work on '{domain.name}' in the same moment",
+            hint="wait until that has ended",
+        )
+
+
+def wake(domain: Domain) -> None:
+    """Start QEMU with its processors paused, and the networks that its NICs need."""
+    started: tuple[str, ...] = ()
+    for name in domain.networks():
+        if not networks.is_active(domain.connection, name):
+            started = (*started, name)
+            domain.update_record(started_networks=started)
+            networks.ensure_active(domain.connection, name)
+    domain.start(paused=True)
+
+
+def end(domain: Domain, record: Record, **changes: Any) -> None:
+    """Bring a machine back to the phase that it was in, and end QEMU if `wake` started it.
+
+    Args:
+        domain: The machine.
+        record: What vmctl knows of it by now.
+        changes: What is another in its record from now on.
+    """
+    # Somebody may have let it run meanwhile: then it is a running machine.
+    if record.woken and domain.state() is State.PAUSED:
+        domain.destroy()
+    for name in record.started_networks:
+        networks.stop_unused(domain.connection, name)
+    domain.update_record(
+        phase=record.before or Phase.READY,
+        before=None,
+        woken=False,
+        claim=None,
+        started_networks=(),
+        **changes,
+    )

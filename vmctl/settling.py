@@ -1,0 +1,39 @@
+"""Work on a whole machine's disks that a killed client left: brought to an end, forward or back."""
+
+from __future__ import annotations
+
+from vmctl import flatten
+from vmctl.errors import ConflictError
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.metadata import Phase, Record
+
+__all__ = ["refuse_taken", "settle"]
+
+
+def settle(domain: Domain, record: Record) -> None:
+    """Bring to an end what somebody began who is not there any more."""
+    if record.phase is Phase.FLATTENING:
+        flatten.settle(domain)
+
+
+def refuse_taken(domain: Domain, record: Record) -> Record:
+    """Keep a machine's power from being changed under work that would not survive it.
+
+    What a killed client left is settled first.
+
+    Returns:
+        Its record as it is then.
+
+    Raises:
+        ConflictError: Somebody is at such work.
+    """
+    # A job beside a running guest ends with it, and its disk is whole.
+    if not record.phase.is_detour or not record.woken:
+        return record
+    if record.claim is not None and not record.claim.is_abandoned():
+        raise ConflictError(
+            f"somebody is {record.phase.value} the disks of '{domain.name}'",
+            hint="try again when that has ended",
+        )
+    settle(domain, record)
+    return domain.record() or record
