@@ -8,8 +8,8 @@ middle by somebody else, and would miss what that guest wrote.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from vmctl import detours
@@ -220,25 +220,20 @@ def _make_alone(domain: Domain, disk: blockjobs.LiveDisk, phase: ReportedPhase) 
     """Copy into a disk what lies underneath it; returns whether there was anything."""
     if not disk.layers:
         return False
-    deadline = time.monotonic() + _CLAIM_SECONDS
-    with domain.connection.events.listening(domain.uuid) as signal:
-        phase.update(f"copying into {disk.target}", 0.0)
-        blockjobs.pull(domain, disk.target)
-
-        def ended() -> bool | None:
-            # libvirtd may be restarted meanwhile; QEMU goes on.
-            job = outlasting(lambda: blockjobs.facts_of(domain, disk.target))
-            if job is None:
-                return True
-            phase.update(f"copying into {disk.target}", job.done / max(job.whole, 1))
-            return None
-
-        if signal.wait_for(ended, deadline=deadline, recheck=0.5) is None:
-            raise WaitTimeoutError(
-                f"the disk '{disk.target}' of '{domain.name}' was not flat within a day",
-                phase="flatten",
-                hint="flatten it again: it goes on where this one stopped",
-            )
+    phase.update(f"copying into {disk.target}", 0.0)
+    blockjobs.pull(domain, disk.target)
+    in_time = blockjobs.follow(
+        domain,
+        disk.target,
+        seconds=_CLAIM_SECONDS,
+        tell=partial(phase.update, f"copying into {disk.target}"),
+    )
+    if not in_time:
+        raise WaitTimeoutError(
+            f"the disk '{disk.target}' of '{domain.name}' was not flat within a day",
+            phase="flatten",
+            hint="flatten it again: it goes on where this one stopped",
+        )
     if any(now.target == disk.target and now.layers for now in blockjobs.live_disks(domain)):
         raise _why_not(domain, disk)
     _refresh_pool_of(domain, disk.path)

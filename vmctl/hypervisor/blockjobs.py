@@ -5,7 +5,8 @@ https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainBlockPull
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +15,36 @@ import libvirt
 from lxml import etree
 
 from vmctl.errors import WrongStateError
+from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.errors import calling, is_code
 
-__all__ = ["JobFacts", "LiveDisk", "abort", "facts_of", "live_disks", "pull"]
+__all__ = [
+    "JobFacts",
+    "LiveDisk",
+    "abort",
+    "commit",
+    "facts_of",
+    "follow",
+    "live_disks",
+    "pivot",
+    "pull",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobFacts:
-    """A job under way: how far it is, in libvirt's units, of which nothing else is known."""
+    """A job under way.
+
+    Attributes:
+        done: How far it is, in libvirt's units, of which nothing else is known.
+        whole: How far it has to go.
+        ready: Whether all is copied, and two files are kept alike until somebody ends that.
+    """
 
     done: int
     whole: int
+    ready: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,17 +115,49 @@ def pull(domain: Domain, target: str) -> None:
         raw.blockPull(target, 0, 0)
 
 
+def commit(domain: Domain, target: str, *, top: str, base: str, active: bool) -> None:
+    """Begin to write what a layer of a disk has into the one right underneath it.
+
+    Args:
+        domain: The machine.
+        target: The disk.
+        top: The path of the layer, which is of no use afterwards.
+        base: The path of the one underneath.
+        active: Whether the guest writes to that layer. Then the two are kept alike from when the
+            job is ready, until `pivot` or `abort`.
+    """
+    flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if active else 0
+    with _calling(domain, f"merge a layer of the disk {target}") as raw:
+        raw.blockCommit(target, base, top, 0, flags)
+
+
+def pivot(domain: Domain, target: str) -> None:
+    """Let the guest go on in the layer that the one it wrote to was merged into."""
+    with _calling(domain, f"end the merging on the disk {target}") as raw:
+        raw.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+
+
 def facts_of(domain: Domain, target: str) -> JobFacts | None:
-    """Return how far the pull into a disk is; None when there is none (any more).
+    """Return how far the job on a disk is; None when there is none (any more).
 
     Raises:
         WrongStateError: The machine is off.
     """
     with _calling(domain, f"ask how far the job is on the disk {target}") as raw:
         job = raw.blockJobInfo(target, 0)
-    if not job or job["type"] != libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_PULL:
-        return None
-    return JobFacts(done=job["cur"], whole=job["end"])
+        if not job:
+            return None
+        text = str(raw.XMLDesc(0))
+    return JobFacts(done=job["cur"], whole=job["end"], ready=_is_ready(text, target))
+
+
+def _is_ready(text: str, target: str) -> bool:
+    # That all is copied is not enough: QEMU has to have said it.
+    for disk in etree.fromstring(text).findall("devices/disk"):
+        name, mirror = disk.find("target"), disk.find("mirror")
+        if name is not None and name.get("dev") == target and mirror is not None:
+            return mirror.get("ready") == "yes"
+    return False
 
 
 def abort(domain: Domain, target: str) -> None:
@@ -118,3 +169,36 @@ def abort(domain: Domain, target: str) -> None:
             gone = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_OPERATION_INVALID)
             if not is_code(error, *gone) or (raw.isActive() and raw.blockJobInfo(target, 0)):
                 raise
+
+
+def follow(
+    domain: Domain,
+    target: str,
+    *,
+    seconds: float,
+    tell: Callable[[float], None],
+) -> bool:
+    """Wait until the job on a disk has ended, or can be ended by `pivot`.
+
+    libvirtd may be restarted meanwhile; QEMU goes on.
+
+    Args:
+        domain: The machine.
+        target: The disk.
+        seconds: How long to wait.
+        tell: Told how much is done, from 0 to 1.
+
+    Returns:
+        Whether it came to that in time.
+    """
+    with domain.connection.events.listening(domain.uuid) as signal:
+
+        def over() -> bool | None:
+            job = outlasting(lambda: facts_of(domain, target))
+            if job is None or job.ready:
+                return True
+            tell(job.done / max(job.whole, 1))
+            return None
+
+        deadline = time.monotonic() + seconds
+        return signal.wait_for(over, deadline=deadline, recheck=0.5) is not None
