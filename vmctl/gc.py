@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmctl import bases, changes, settling
+from vmctl import backup_traces, bases, changes, settling
 from vmctl.errors import NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import uploads
 from vmctl.hypervisor.connection import Connection
@@ -27,8 +27,8 @@ class Leftover:
         name: The machine's name, or ``POOL/NAME`` of the volume.
         uuid: The machine's UUID; empty for a volume.
         phase: What was being done: ``creating``, ``provisioning``, ``deleting``, ``uploading`` a
-            volume, ``dumping`` a machine's memory into one, or ``removing`` an image, which stays;
-            only the note that it is going goes. Of
+            volume, ``dumping`` a machine's memory into one, ``backing-up`` a machine, or
+            ``removing`` an image, which stays; only the note that it is going goes. Of
             ``flattening`` only the work ends, and of ``changing`` only what a change left
             goes: the machine stays.
         client: The host name of the client that was at work.
@@ -82,7 +82,7 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
         except VmctlError as error:
             failures.append(error)
     _collect_changes(connection, found, failures, dry_run=dry_run)
-    for kind in (uploads.UPLOADING, uploads.DUMPING):
+    for kind in (uploads.UPLOADING, uploads.DUMPING, backup_traces.KIND):
         _collect_notes(connection, kind, found, failures, dry_run=dry_run)
     if failures:
         raise _together(failures)
@@ -140,6 +140,9 @@ def _collect_notes(
             if goes is not None:
                 found.append(_half_done(note, client, goes))
             if dry_run:
+                continue
+            if kind == backup_traces.KIND:
+                backup_traces.settle_note(note)
                 continue
             if goes is not None:
                 goes.delete()

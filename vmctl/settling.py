@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmctl import flatten
+from vmctl import backup_traces, flatten
 from vmctl.errors import ConflictError
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Phase, Record
@@ -14,6 +14,8 @@ def settle(domain: Domain, record: Record) -> None:
     """Bring to an end what somebody began who is not there any more."""
     if record.phase is Phase.FLATTENING:
         flatten.settle(domain)
+    if record.phase is Phase.BACKING_UP:
+        backup_traces.settle(domain)
 
 
 def refuse_taken(domain: Domain, record: Record) -> Record:

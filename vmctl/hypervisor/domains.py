@@ -234,6 +234,12 @@ class Domain:
         with self._calling(f"resize the disk {target} of") as raw:
             raw.blockResize(target, capacity, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
 
+    def disk_size(self, target: str) -> int:
+        """Return what the guest sees of a disk, in bytes."""
+        with self._calling(f"ask for the size of the disk {target} of") as raw:
+            size: int = raw.blockInfo(target)[0]
+            return size
+
     # -- vmctl's record ---------------------------------------------------------------------------
 
     def record(self) -> Record | None:

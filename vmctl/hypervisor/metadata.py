@@ -32,6 +32,8 @@ class Phase(StrEnum):
     """It is whole, and its seed is gone."""
     FLATTENING = "flattening"
     """It is whole, and its disks are being made independent of what lies underneath them."""
+    BACKING_UP = "backing-up"
+    """It is whole, and QEMU writes a backup of it."""
     DELETING = "deleting"
     """What the record lists may be gone already."""
 
@@ -41,7 +43,7 @@ class Phase(StrEnum):
         return self in _DETOURS
 
 
-_DETOURS = frozenset({Phase.FLATTENING})
+_DETOURS = frozenset({Phase.FLATTENING, Phase.BACKING_UP})
 
 
 class Role(StrEnum):

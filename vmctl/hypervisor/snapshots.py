@@ -13,7 +13,7 @@ from vmctl.errors import ConflictError, NotFoundError, VmctlError
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.errors import calling, is_code
 
-__all__ = ["SnapshotFacts", "create", "delete", "list_snapshots", "revert"]
+__all__ = ["SnapshotFacts", "create", "delete", "has_internal", "list_snapshots", "revert"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,13 @@ def list_snapshots(domain: Domain) -> list[SnapshotFacts]:
     with calling(f"list the snapshots of '{domain.name}'"):
         found = [_facts(raw) for raw in domain.raw().listAllSnapshots(0)]
     return sorted(found, key=lambda entry: (entry.created, entry.name))
+
+
+def has_internal(domain: Domain) -> bool:
+    """Return whether any snapshot of it, whoever took it, lies in its disks themselves."""
+    with calling(f"list the snapshots of '{domain.name}'"):
+        internal = libvirt.VIR_DOMAIN_SNAPSHOT_LIST_INTERNAL
+        return bool(domain.raw().listAllSnapshots(internal))
 
 
 def _facts(raw: Any) -> SnapshotFacts:

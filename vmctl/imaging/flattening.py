@@ -17,7 +17,7 @@ from vmctl.imaging.inspection import inspect
 from vmctl.imaging.qemu_img import no_room_for, run_limited
 from vmctl.progress import Phase
 
-__all__ = ["flatten"]
+__all__ = ["check_overlay", "flatten"]
 
 _QCOW2 = b"QFI\xfb"
 _HINT = "`vmctl doctor` looks at the volumes of the host"
@@ -53,7 +53,7 @@ def flatten(
         # Its header names nothing, as was just seen; nothing is looked for either.
         node["backing"] = None
     for path, kind in reversed(overlays):
-        size = max(size, _check_overlay(path, kind))
+        size = max(size, check_overlay(path, kind))
         node = _node(path, kind) | {"backing": node}
     source = f"json:{json.dumps(node)}"
     command = ["convert", "-p", "-O", format, *(["-o", options] if options else []), source]
@@ -69,7 +69,7 @@ def _node(path: Path, kind: str) -> dict[str, Any]:
     return {"driver": kind, "file": {"driver": "file", "filename": str(path.absolute())}}
 
 
-def _check_overlay(path: Path, kind: str) -> int:
+def check_overlay(path: Path, kind: str) -> int:
     """Return an overlay's virtual size; refuse one that keeps its data in yet another file."""
     with path.open("rb") as file:
         header = file.read(104)

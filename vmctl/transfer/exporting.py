@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from vmctl import power
 from vmctl.errors import (
@@ -30,7 +30,7 @@ from vmctl.imaging.ovf_writing import ExportedDisk, describe_machine, write_ova
 from vmctl.imaging.scratch import folder_beside, saying_when_full, scratch_folder
 from vmctl.progress import Phase, ProgressCallback, Reporter
 from vmctl.spec import DiskBus, VMSpec
-from vmctl.transfer.source import Layer, Watched
+from vmctl.transfer.source import Layer, Watched, portable_spec
 
 __all__ = ["ExportFormat", "export"]
 
@@ -313,7 +313,7 @@ class _Export:
         # All of it was read; nothing of it has left yet.
         self._watched.refuse_changed()
         manifest = Manifest(
-            spec=self._spec(),
+            spec=portable_spec(self._record.spec, [disk.target for disk in self._source.disks]),
             files=tuple(entries),
             host_key=self._record.host_key,
             ssh_user=self._record.ssh_user,
@@ -324,19 +324,6 @@ class _Export:
             writer.add(path, self._scratch, self._phase)
             path.unlink()
         writer.finish()
-
-    def _spec(self) -> dict[str, Any]:
-        """Return the spec without the images and paths of the place that it leaves."""
-        spec: dict[str, Any] = {**self._record.spec, "image": None}
-        drop = {"image", "volume", "network", "read_only", "format"}
-        disks = [
-            {key: value for key, value in disk.items() if key not in drop}
-            for disk in spec.get("disks") or ()
-        ]
-        for disk, there in zip(disks, self._source.disks, strict=True):
-            disk["target"] = there.target
-        spec["disks"] = disks
-        return spec
 
 
 @contextmanager

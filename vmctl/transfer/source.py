@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vmctl.bases import is_base
 from vmctl.errors import ConflictError, ImageError, UnsupportedError
@@ -13,7 +14,7 @@ from vmctl.hypervisor.metadata import Record, Role
 from vmctl.hypervisor.pools import refresh
 from vmctl.hypervisor.volumes import StoredVolume, VolumeStamp, at_path
 
-__all__ = ["OFF", "Layer", "Source", "Watched"]
+__all__ = ["OFF", "Layer", "Source", "Watched", "portable_spec"]
 
 OFF = frozenset({State.SHUT_OFF, State.CRASHED})
 # More layers than anybody stacks; a host that lies could name them in a circle.
@@ -134,3 +135,20 @@ def _others(domain: Domain, record: Record) -> Iterator[tuple[Role, Layer]]:
                     # It was never started.
                     continue
             yield owned.role, Layer(volume, "raw", volume.stamp())
+
+
+def portable_spec(recorded: dict[str, Any], targets: Sequence[str]) -> dict[str, Any]:
+    """Return a recorded spec without the images and paths of the place that it leaves.
+
+    Args:
+        recorded: The spec.
+        targets: The name of each of its disks on its bus, which it keeps.
+    """
+    drop = {"image", "volume", "network", "read_only", "format"}
+    disks = [
+        {key: value for key, value in disk.items() if key not in drop}
+        for disk in recorded.get("disks") or ()
+    ]
+    for disk, target in zip(disks, targets, strict=True):
+        disk["target"] = target
+    return {**recorded, "image": None, "disks": disks}

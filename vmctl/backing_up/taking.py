@@ -1,0 +1,405 @@
+"""The moment that a backup is of: QEMU begins to write it, and the guest goes on.
+
+QEMU writes it into volumes of the host, from which it is fetched afterwards. Only while QEMU writes
+is the machine in a phase of its own. A machine that is off has QEMU started for it, paused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from vmctl import backup_traces, detours
+from vmctl.agent import GuestAgent
+from vmctl.backing_up.chains import Choice, DiskNow, MachineNow
+from vmctl.backing_up.manifest import Consistency
+from vmctl.backup_traces import Traces
+from vmctl.errors import (
+    GuestError,
+    GuestUnreachableError,
+    HypervisorError,
+    NotFoundError,
+    ResourceError,
+    UnsupportedError,
+    VmctlError,
+    WaitTimeoutError,
+)
+from vmctl.hypervisor import backups, blockjobs, pools, snapshots
+from vmctl.hypervisor.claims import Claim, claimed
+from vmctl.hypervisor.connection import outlasting
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.metadata import Phase, Record, Role
+from vmctl.hypervisor.volumes import StoredVolume, at_path
+from vmctl.progress import Phase as ReportedPhase
+from vmctl.progress import Reporter, being_undone
+from vmctl.render.backup import render_backup, render_checkpoint
+from vmctl.streaming import FILE_POOLS
+
+__all__ = ["Taken", "Wishes", "taken"]
+
+# Longer than any backup takes to be written and to come here.
+_CLAIM_SECONDS = 86400.0
+# The tables of a qcow2 file, and more.
+_BESIDE_DATA = 2 << 20
+# Less than that is no room at all.
+_NO_ROOM = 1 << 20
+_ATTEMPTS = 3
+_READINGS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """How a backup is to be made.
+
+    Attributes:
+        quiesce: Whether the agent freezes the file systems: True, or it fails; False: no; None: if
+            it can.
+        pool: The pool that it passes through; None: the one of the machine's volumes.
+        default_pool: The one where the machine has none.
+        timeout: Seconds that QEMU has for writing it.
+    """
+
+    quiesce: bool | None
+    pool: str | None
+    default_pool: str
+    timeout: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A backup that QEMU has written.
+
+    Attributes:
+        volumes: For each disk that is in it, the volume that it lies in.
+        sizes: What the guest sees of each, in bytes.
+        disks: All disks of the machine.
+        choice: What kind it is.
+        checkpoint: From which the next one can go on; empty where there is none.
+        consistency: What state its file systems are in.
+        created: When its moment was.
+        nvram: UEFI's variables at that moment; None where there are none, or no pool has them.
+        remarks: What else is to be known.
+    """
+
+    volumes: dict[str, StoredVolume]
+    sizes: dict[str, int]
+    disks: tuple[DiskNow, ...]
+    choice: Choice
+    checkpoint: str
+    consistency: Consistency
+    created: datetime
+    nvram: bytes | None
+    remarks: tuple[str, ...]
+
+
+@contextmanager
+def taken(
+    domain: Domain,
+    record: Record,
+    traces: Traces,
+    *,
+    decide: Callable[[MachineNow], Choice],
+    wishes: Wishes,
+    reporter: Reporter,
+) -> Iterator[Taken]:
+    """Give a backup as it lies on the host; what it needed there is gone after the block.
+
+    If the block fails, its checkpoint is gone as well, and the machine is as it was.
+
+    Args:
+        domain: The machine.
+        record: What vmctl knows of it; nobody is at work on it.
+        traces: What it is called on the host.
+        decide: Says what kind it is.
+        wishes: How it is to be made.
+        reporter: Told of the phase ``backup``.
+    """
+    with ExitStack() as stack, claimed(_CLAIM_SECONDS) as claim:
+        # Before anything is done, for the ones that a killed client left are not in the way then.
+        woken = not domain.is_active()
+        detours.begin(domain, record, Phase.BACKING_UP, claim, woken=woken)
+        try:
+            with reporter.phase("backup") as phase:
+                taking = _Taking(domain, record, traces, wishes, phase, woken=woken)
+                if woken:
+                    phase.update("starting QEMU, its processors paused")
+                    detours.wake(domain)
+                found = taking.begin(decide, stack, claim)
+                taking.wait()
+        except BaseException:
+            with being_undone():
+                outlasting(lambda: _take_back(domain, traces))
+            raise
+        with being_undone():
+            outlasting(lambda: backup_traces.end_job(domain))
+        yield found
+
+
+def _take_back(domain: Domain, traces: Traces) -> None:
+    if not domain.exists():
+        return
+    backups.abort(domain)
+    backups.forget_checkpoint(domain, traces.checkpoint)
+    backup_traces.end_job(domain)
+
+
+class _Taking:
+    def __init__(
+        self,
+        domain: Domain,
+        record: Record,
+        traces: Traces,
+        wishes: Wishes,
+        phase: ReportedPhase,
+        *,
+        woken: bool,
+    ) -> None:
+        self._domain = domain
+        self._record = record
+        self._traces = traces
+        self._wishes = wishes
+        self._phase = phase
+        self._woken = woken
+        self._pool = self._find_pool()
+
+    def _find_pool(self) -> str:
+        wanted = self._wishes.pool
+        own = [volume.pool for volume in self._record.volumes if volume.role is Role.DISK]
+        names = [wanted] if wanted else [*own, self._wishes.default_pool]
+        for name in names:
+            found = pools.open_pool(self._domain.connection, name)
+            if pools.facts_of(self._domain.connection, found.name).type in FILE_POOLS:
+                return found.name
+        raise UnsupportedError(
+            f"the pool '{names[0]}' has no files, and a backup passes through one",
+            hint="name a pool of files: `vmctl pool list`",
+        )
+
+    def begin(
+        self, decide: Callable[[MachineNow], Choice], stack: ExitStack, claim: Claim
+    ) -> Taken:
+        """Let QEMU begin: as was decided, or in full where it turns out that it can't be so."""
+        now = self._look()
+        choice = decide(now)
+        for _ in range(_ATTEMPTS):
+            found, refusal = self._try(now, choice, stack, claim)
+            if refusal is None:
+                return found
+            stack.close()
+            if refusal is backups.Refusal.BROKEN:
+                choice = Choice(None, "what kept track of its changes is broken", tracks=True)
+            else:
+                choice = Choice(None, "this host keeps no checkpoints of its disks", tracks=False)
+        raise HypervisorError(
+            f"libvirt refuses each kind of a backup of '{self._domain.name}'",
+            hint="see its log on the host",
+        )
+
+    def _look(self) -> MachineNow:
+        kinds = {disk.target: disk.format for disk in self._domain.disks()}
+        return MachineNow(
+            disks=tuple(
+                DiskNow(
+                    target=disk.target,
+                    format=kinds.get(disk.target, "raw"),
+                    sources=(disk.path, *disk.layers),
+                    read_only=disk.read_only,
+                )
+                for disk in blockjobs.live_disks(self._domain)
+            ),
+            checkpoints=backups.checkpoints(self._domain),
+            internal_snapshots=snapshots.has_internal(self._domain),
+        )
+
+    def _try(
+        self, now: MachineNow, choice: Choice, stack: ExitStack, claim: Claim
+    ) -> tuple[Taken, backups.Refusal | None]:
+        within = [disk for disk in now.disks if choice.parent is None or not disk.read_only]
+        tracked = [disk.target for disk in now.disks if not disk.read_only]
+        sizes = {disk.target: self._domain.disk_size(disk.target) for disk in within}
+        since = "" if choice.parent is None else choice.parent.manifest.checkpoint
+        self._refuse_without_room(within, sizes, since)
+        volumes = stack.enter_context(
+            backup_traces.passing(self._domain, self._pool, sizes, self._traces, claim)
+        )
+        paths = {target: volume.path() for target, volume in volumes.items()}
+        name = self._traces.checkpoint if choice.tracks and tracked else ""
+        checkpoint = render_checkpoint(name, tracked) if name else None
+        backups.forget_outcome(self._domain)
+        with self._quiesced() as (consistency, remark):
+            nvram = self._nvram()
+            created = datetime.now(UTC)
+            refusal = backups.begin(
+                self._domain, render_backup(paths, since=since), checkpoint, since=since
+            )
+        variables = self._nvram_at_rest(nvram)
+        found = Taken(
+            volumes=volumes,
+            sizes=sizes,
+            disks=now.disks,
+            choice=choice,
+            checkpoint=name,
+            consistency=consistency,
+            created=created,
+            nvram=variables,
+            remarks=tuple(text for text in (remark, *self._left_behind()) if text),
+        )
+        return found, refusal
+
+    def _refuse_without_room(self, disks: list[DiskNow], sizes: dict[str, int], since: str) -> None:
+        """Say beforehand that the pool is too full; a full one would halt its other guests."""
+        changed = backups.changed_since(self._domain, since) if since else {}
+        needed = sum(
+            changed.get(disk.target, 0) if since else min(sizes[disk.target], self._allocated(disk))
+            for disk in disks
+        )
+        needed += _BESIDE_DATA * len(disks)
+        pools.refresh(self._domain.connection, self._pool)
+        available = pools.facts_of(self._domain.connection, self._pool).available
+        if available < needed:
+            raise pools.no_room(
+                self._pool,
+                f"for the backup of '{self._domain.name}' on its way",
+                details=f"it takes about {needed} bytes, and {available} are free",
+            )
+
+    def _allocated(self, disk: DiskNow) -> int:
+        found = 0
+        for path in disk.sources:
+            try:
+                found += at_path(self._domain.connection, path).facts().allocation
+            except NotFoundError:
+                continue
+        return found
+
+    @contextmanager
+    def _quiesced(self) -> Iterator[tuple[Consistency, str]]:
+        """Have the file systems frozen in the block, if that is wanted and can be."""
+        if self._woken:
+            yield Consistency.OFF, ""
+            return
+        if self._wishes.quiesce is False:
+            yield Consistency.CRASH_CONSISTENT, ""
+            return
+        self._phase.update("freezing its file systems")
+        with ExitStack() as stack:
+            why = ""
+            try:
+                stack.enter_context(self._frozen())
+            except VmctlError as error:
+                if self._wishes.quiesce:
+                    raise
+                why = f"its file systems were not frozen: {error.brief}"
+            kind = Consistency.CRASH_CONSISTENT if why else Consistency.QUIESCED
+            yield kind, why
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        if "org.qemu.guest_agent" not in self._domain.xml():
+            raise GuestUnreachableError(
+                f"'{self._domain.name}' has no agent",
+                hint="give it one, `agent: true`, or make the backup without: `--no-quiesce`",
+            )
+        agent = GuestAgent(self._domain, record=lambda: self._record)
+        agent.ping()
+        with agent.frozen() as count:
+            if not count:
+                raise GuestError(
+                    f"the agent of '{self._domain.name}' froze no file system",
+                    hint="its log in the guest may say why; or go without: `--no-quiesce`",
+                )
+            yield
+
+    # -- UEFI's variables -------------------------------------------------------------------------
+
+    def _nvram(self) -> bytes | None:
+        owned = self._record.volume(Role.NVRAM)
+        if owned is None:
+            return None
+        volume = StoredVolume(self._domain.connection, owned.pool, owned.name)
+        if not volume.exists():
+            # libvirt made it at the first start, and the pool has not seen it yet.
+            pools.refresh(self._domain.connection, owned.pool)
+        return volume.read() if volume.exists() else None
+
+    def _nvram_at_rest(self, before: bytes | None) -> bytes | None:
+        """Return what was read before, if nothing was written meanwhile; else what is there soon.
+
+        A guest changes its variables once in months. Where it does in just this moment, they are
+        of a moment later than the disks; a half-written set is what must not be.
+        """
+        for _ in range(_READINGS):
+            now = self._nvram()
+            if now == before:
+                return now
+            before = now
+        raise HypervisorError(
+            f"the firmware's variables of '{self._domain.name}' change all the time",
+            hint="see what the guest does with them, and make the backup again",
+        )
+
+    def _left_behind(self) -> Iterator[str]:
+        _code, nvram = self._domain.firmware()
+        if nvram and self._record.volume(Role.NVRAM) is None:
+            yield f"the firmware's variables are not in it: they are at {nvram}, and not in a pool"
+        if (self._record.spec.get("firmware") or {}).get("tpm"):
+            yield "what its TPM holds is not in it: libvirt gives it to nobody"
+
+    # -- until it is written ----------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Return when QEMU has written all of it.
+
+        Raises:
+            WrongStateError: The machine went off.
+            ResourceError: The pool filled up.
+            WaitTimeoutError: It took too long.
+            HypervisorError: It failed.
+        """
+        domain = self._domain
+        seconds = _CLAIM_SECONDS if self._wishes.timeout is None else self._wishes.timeout
+        doing = "writing it on the host"
+
+        def ended() -> backups.Job | None:
+            # libvirtd may be restarted meanwhile; QEMU goes on.
+            job = outlasting(lambda: backups.job_of(domain))
+            if job.ended:
+                return job
+            self._phase.update(doing, job.done / job.whole if job.whole else None)
+            return None
+
+        with domain.connection.events.listening(domain.uuid) as heard:
+            job = heard.wait_for(ended, deadline=time.monotonic() + seconds, recheck=0.2)
+        if job is None:
+            raise WaitTimeoutError(
+                f"the backup of '{domain.name}' was not written within {seconds:.0f} s",
+                phase="backup",
+                hint="give it more time, or make it when there is less to do: `--timeout`",
+            )
+        if not job.succeeded:
+            raise self._why_not(job)
+
+    def _why_not(self, job: backups.Job) -> VmctlError:
+        if job.succeeded is None:
+            return HypervisorError(
+                f"nobody knows whether the backup of '{self._domain.name}' came to its end",
+                details="libvirtd was restarted meanwhile, or somebody else asked first",
+                hint="make it again",
+            )
+        pools.refresh(self._domain.connection, self._pool)
+        available = pools.facts_of(self._domain.connection, self._pool).available
+        if available < _NO_ROOM:
+            return ResourceError(
+                f"the pool '{self._pool}' filled up while the backup of '{self._domain.name}' was "
+                "written; the guest runs on",
+                details=f"{available} bytes are free; {job.why}",
+                hint="make room there, or let it pass through another pool: `--pool`",
+            )
+        return HypervisorError(
+            f"the backup of '{self._domain.name}' failed",
+            details=job.why,
+            hint="somebody ended it, or QEMU's log on the host says why: /var/log/libvirt/qemu",
+        )

@@ -1,0 +1,1 @@
+"""Folders of backups, which need no host: listed, verified, pruned."""

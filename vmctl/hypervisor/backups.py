@@ -1,0 +1,233 @@
+"""Backups as QEMU writes them beside a guest, and the checkpoints that they go on from.
+
+https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainBackupBegin
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import libvirt
+from lxml import etree
+
+from vmctl.errors import UnsupportedError, VmctlError, WrongStateError
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.errors import calling, is_code
+
+__all__ = [
+    "Job",
+    "Refusal",
+    "abort",
+    "begin",
+    "changed_since",
+    "checkpoints",
+    "forget_checkpoint",
+    "forget_outcome",
+    "is_under_way",
+    "job_of",
+]
+
+_UNSUPPORTED = (
+    libvirt.VIR_ERR_NO_SUPPORT,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+)
+_OPERATION = "operation"
+
+
+class Refusal(StrEnum):
+    """Why a backup was not begun as it was asked for, though another kind of it may be."""
+
+    BROKEN = "broken"
+    """The disks have not kept track of what was changed since that checkpoint."""
+    NO_CHECKPOINTS = "no checkpoints"
+    """This libvirt, or QEMU, keeps no checkpoints for these disks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A backup under way, or ended.
+
+    Attributes:
+        ended: Whether it is over.
+        succeeded: Whether it came to its end; None where nobody knows any more, as after libvirtd
+            was restarted meanwhile.
+        done: Bytes that were read.
+        whole: Bytes that there are to read.
+        why: What libvirt says of a failure.
+    """
+
+    ended: bool
+    succeeded: bool | None = None
+    done: int = 0
+    whole: int = 0
+    why: str = ""
+
+
+def begin(domain: Domain, xml: str, checkpoint: str | None, *, since: str = "") -> Refusal | None:
+    """Begin a backup: what the disks hold at this moment is what it will have.
+
+    Args:
+        domain: The machine; QEMU is there for it.
+        xml: The backup's XML. The files that it names exist, empty.
+        checkpoint: The XML of the checkpoint that is made in the same moment; None for none.
+        since: The checkpoint that it goes on from; empty for a full one.
+
+    Returns:
+        None if it has begun.
+
+    Raises:
+        UnsupportedError: This libvirt can't do it at all.
+    """
+    raw = domain.raw()
+
+    def why_not(error: libvirt.libvirtError) -> VmctlError | None:
+        if not is_code(error, *_UNSUPPORTED):
+            return None
+        if not domain.is_active():
+            return _went_off(domain)
+        return UnsupportedError(
+            f"this host can't back '{domain.name}' up while QEMU has its disks",
+            details=error.get_error_message() or "",
+            hint="it takes libvirt 7.2 and QEMU 4.2; an export does without: `vmctl export`",
+        )
+
+    with calling(f"begin the backup of '{domain.name}'", on=why_not):
+        try:
+            raw.backupBegin(xml, checkpoint, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+        except libvirt.libvirtError as error:
+            lost = (libvirt.VIR_ERR_CHECKPOINT_INCONSISTENT, libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT)
+            if since and is_code(error, *lost):
+                return Refusal.BROKEN
+            if checkpoint is not None and is_code(error, *_UNSUPPORTED) and raw.isActive():
+                return Refusal.NO_CHECKPOINTS
+            raise
+    return None
+
+
+def _went_off(domain: Domain) -> WrongStateError:
+    state = domain.state()
+    return WrongStateError(
+        f"'{domain.name}' is {state.value}: QEMU, which was to write its backup, is gone",
+        state=state.value,
+        hint="see why it went off, and make the backup again: `vmctl logs`",
+    )
+
+
+def forget_outcome(domain: Domain) -> None:
+    """Let libvirt forget how the job before ended, so that it isn't taken for that of the next."""
+    with domain.acting("look at the jobs of") as raw:
+        raw.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+
+
+def job_of(domain: Domain) -> Job:
+    """Return how far the backup is that was begun last.
+
+    Raises:
+        WrongStateError: The machine went off before it was done.
+    """
+    raw = domain.raw()
+    with calling(f"ask how far the backup of '{domain.name}' is"):
+        try:
+            figures = raw.jobStats(0)
+        except libvirt.libvirtError as error:
+            if not is_code(error, libvirt.VIR_ERR_OPERATION_INVALID) or raw.isActive():
+                raise
+            figures = {"type": libvirt.VIR_DOMAIN_JOB_NONE}
+        if figures["type"] != libvirt.VIR_DOMAIN_JOB_NONE:
+            return Job(
+                ended=False,
+                done=figures.get("disk_processed", 0),
+                whole=figures.get("disk_total", 0),
+            )
+        outcome = raw.jobStats(
+            libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
+        )
+        if outcome.get(_OPERATION) != libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP:
+            if not raw.isActive():
+                raise _went_off(domain)
+            return Job(ended=True)
+        succeeded = bool(outcome.get("success"))
+        if not succeeded and not raw.isActive():
+            raise _went_off(domain)
+        return Job(ended=True, succeeded=succeeded, why=outcome.get("errmsg", ""))
+
+
+def is_under_way(domain: Domain) -> bool:
+    """Return whether QEMU writes a backup of the machine right now, whoever began it."""
+    raw = domain.raw()
+    with calling(f"ask for a backup of '{domain.name}'"):
+        try:
+            raw.backupGetXMLDesc(0)
+        except libvirt.libvirtError as error:
+            gone = (libvirt.VIR_ERR_NO_DOMAIN_BACKUP, libvirt.VIR_ERR_OPERATION_INVALID)
+            if is_code(error, *gone, *_UNSUPPORTED):
+                return False
+            raise
+    return True
+
+
+def abort(domain: Domain) -> None:
+    """End the backup that is under way, if there is one; the guest does not notice."""
+    if not domain.is_active() or not is_under_way(domain):
+        return
+    raw = domain.raw()
+    with calling(f"end the backup of '{domain.name}'"):
+        try:
+            raw.abortJob()
+        except libvirt.libvirtError as error:
+            # It came to its end by itself.
+            if not is_code(error, libvirt.VIR_ERR_OPERATION_INVALID) or is_under_way(domain):
+                raise
+
+
+def checkpoints(domain: Domain) -> tuple[str, ...]:
+    """Return the names of its checkpoints, sorted; none where libvirt has no such thing."""
+    raw = domain.raw()
+    with calling(f"list the checkpoints of '{domain.name}'"):
+        try:
+            return tuple(sorted(found.getName() for found in raw.listAllCheckpoints(0)))
+        except libvirt.libvirtError as error:
+            if is_code(error, *_UNSUPPORTED):
+                return ()
+            raise
+
+
+def forget_checkpoint(domain: Domain, name: str) -> None:
+    """Delete a checkpoint, and what the disks kept for it. One that is gone already is left so.
+
+    Of a machine that is off only libvirt's word of it could go: that one stays for another time.
+    """
+    if not domain.is_active():
+        return
+    raw = domain.raw()
+    with calling(f"delete the checkpoint '{name}' of '{domain.name}'"):
+        try:
+            found = raw.checkpointLookupByName(name)
+        except libvirt.libvirtError as error:
+            if is_code(error, libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT):
+                return
+            raise
+        try:
+            found.delete(0)
+        except libvirt.libvirtError as error:
+            # A disk has lost its part of it: then there is nothing else left to delete.
+            if not is_code(error, libvirt.VIR_ERR_INTERNAL_ERROR) or (
+                error.get_error_domain() != libvirt.VIR_FROM_QEMU
+            ):
+                raise
+            found.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+def changed_since(domain: Domain, name: str) -> dict[str, int]:
+    """Return the bytes that were changed since a checkpoint, by the disks that know of it.
+
+    A disk that has lost track is not in it.
+    """
+    flags = libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE | libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN
+    with domain.acting("ask what was changed on the disks of") as raw:
+        text = raw.checkpointLookupByName(name).getXMLDesc(flags)
+    disks = etree.fromstring(text).findall("disks/disk[@size]")
+    return {disk.get("name", ""): int(disk.get("size", "0")) for disk in disks}
