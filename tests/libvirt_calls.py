@@ -1,4 +1,4 @@
-"""Counts what is asked of libvirt, at the seam between its Python classes and its library."""
+"""Records what is asked of libvirt, at the seam between its Python classes and its library."""
 
 from __future__ import annotations
 
@@ -17,11 +17,25 @@ _LOCAL = ("Free", "GetName", "GetUUIDString", "GetUUID", "GetID", "IsAlive", "Ge
 def counted() -> Iterator[Counter[str]]:
     """Count the calls of the block, by the name of libvirt's function."""
     calls: Counter[str] = Counter()
+    with _telling(lambda name: calls.update((name,))):
+        yield calls
+
+
+@contextlib.contextmanager
+def listed() -> Iterator[list[str]]:
+    """List the calls of the block, by the name of libvirt's function, in their order."""
+    calls: list[str] = []
+    with _telling(calls.append):
+        yield calls
+
+
+@contextlib.contextmanager
+def _telling(tell: Callable[[str], None]) -> Iterator[None]:
     module = libvirt.libvirtmod
 
-    def counting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def telling(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*given: Any) -> Any:
-            calls[name] += 1
+            tell(name)
             return call(*given)
 
         return wrapper
@@ -32,9 +46,9 @@ def counted() -> Iterator[Counter[str]]:
         if name.startswith("vir") and not name.endswith(_LOCAL) and not name.startswith("virEvent")
     }
     for name, call in kept.items():
-        setattr(module, name, counting(name, call))
+        setattr(module, name, telling(name, call))
     try:
-        yield calls
+        yield
     finally:
         for name, call in kept.items():
             setattr(module, name, call)

@@ -250,7 +250,10 @@ class _Transaction:
                     self._make_clone(plan, domain, volume, volume.base, phase)
                 else:
                     self._create(plan, volume)
-                    _fill(plan, volume, phase)
+            # Last: after each upload libvirt looks through every volume of the pool, and whoever
+            # asks for the pool waits until then (virStorageVolPoolRefreshThread).
+            for volume in plan.volumes:
+                _fill(plan, volume, phase)
 
     def _let_go_of_copied(self, plan: Plan, domain: Domain) -> None:
         """Take the images out of the record that its disks are full copies of."""
