@@ -226,6 +226,29 @@ def test_fields_are_set_by_their_paths(host: vmctl.Host, make_spec: SpecMaker) -
         vm.delete()
 
 
+def test_the_password_of_a_display_outlasts_every_change(
+    host: vmctl.Host, make_spec: SpecMaker
+) -> None:
+    vm = host.create(make_spec(graphics=["vnc"]))
+
+    def password() -> str:
+        secure = 1 | 2
+        root = etree.fromstring(raw_of(host, vm).XMLDesc(secure))
+        return str(root.xpath("string(devices/graphics/@passwd)"))
+
+    try:
+        vm.screen.set_password("a<&'b\"")
+        vm.apply(vm.with_values({"labels.a": "b", "on_crash": "restart"}))
+        assert password() == "a<&'b\""
+        vm.set_memory("224MiB")
+        assert password() == "a<&'b\""
+        vm.set_vcpus(3)
+        assert password() == "a<&'b\""
+        assert vm.screen.displays()[0].password
+    finally:
+        vm.delete()
+
+
 def test_a_machine_of_somebody_elses_is_left_alone(host: vmctl.Host) -> None:
     raw = host._connection.raw.defineXML(
         "<domain type='qemu'><name>foreign</name><memory>65536</memory>"

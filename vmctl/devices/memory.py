@@ -196,15 +196,17 @@ def _size(size: int | str) -> int:
 
 
 def _change_later(domain: Domain, size: int) -> None:
-    root = hotplug.definition(domain, later=True)
-    for path in ("memory", "currentMemory"):
-        for node in root.findall(path):
-            node.set("unit", "KiB")
-            node.text = str(size >> 10)
-    for cell in root.findall("cpu/numa/cell"):
-        cell.set("unit", "KiB")
-        cell.set("memory", str(size >> 10))
-    hotplug.redefine(domain, root)
+    def change(root: etree._Element) -> etree._Element:
+        for path in ("memory", "currentMemory"):
+            for node in root.findall(path):
+                node.set("unit", "KiB")
+                node.text = str(size >> 10)
+        for cell in root.findall("cpu/numa/cell"):
+            cell.set("unit", "KiB")
+            cell.set("memory", str(size >> 10))
+        return root
+
+    hotplug.redefine(domain, change)
 
 
 class _Change:

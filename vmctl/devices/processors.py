@@ -177,15 +177,18 @@ def _switch_in_guest(domain: Domain, count: int, *, timeout: float) -> None:
 
 
 def _change_later(domain: Domain, count: int) -> None:
-    root = hotplug.definition(domain, later=True)
-    _, most = _counts(root)
+    _, most = _counts(hotplug.definition(domain, later=True))
     if count <= most:
         tuning.set_vcpus(domain, count, Scope(now=False))
         return
-    node = root.find("vcpu")
-    if node is not None:
-        node.text = str(count)
-        node.attrib.pop("current", "")
-    for cell in root.findall("cpu/numa/cell"):
-        cell.set("cpus", f"0-{count - 1}")
-    hotplug.redefine(domain, root)
+
+    def change(root: etree._Element) -> etree._Element:
+        node = root.find("vcpu")
+        if node is not None:
+            node.text = str(count)
+            node.attrib.pop("current", "")
+        for cell in root.findall("cpu/numa/cell"):
+            cell.set("cpus", f"0-{count - 1}")
+        return root
+
+    hotplug.redefine(domain, change)

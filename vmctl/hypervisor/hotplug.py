@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -290,9 +290,18 @@ def _all(root: etree._Element) -> Iterator[etree._Element]:
     yield from root.iterfind("devices/*")
 
 
-def redefine(domain: Domain, root: etree._Element) -> None:
-    """Replace the definition of the next start by a changed one."""
-    text = etree.tostring(root, encoding="unicode")
+def redefine(domain: Domain, change: Callable[[etree._Element], etree._Element]) -> None:
+    """Replace the definition of the next start by what is made of it.
+
+    Args:
+        domain: The machine.
+        change: Returns the new definition; it is given the old one, with the passwords of its
+            displays, which would be lost without.
+    """
+    raw: Any = domain.raw()
+    flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+    with calling(f"read the definition of '{domain.name}'"):
+        root = etree.fromstring(raw.XMLDesc(flags))
+    text = etree.tostring(change(root), encoding="unicode")
     with calling(f"change the definition of '{domain.name}'"):
-        raw: Any = domain.connection.raw
-        raw.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        domain.connection.raw.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)

@@ -43,5 +43,9 @@ def redefine(domain: Domain, machine: Machine, record: Record, wanted: VMSpec) -
         )
         for spec in (recorded_spec(machine), wanted)
     )
-    hotplug.redefine(domain, etree.fromstring(patch(machine.definition, old, new)))
+
+    def change(root: etree._Element) -> etree._Element:
+        return etree.fromstring(patch(etree.tostring(root, encoding="unicode"), old, new))
+
+    hotplug.redefine(domain, change)
     domain.write_record(replace(record, spec=recorded(wanted, record)))
