@@ -16,6 +16,7 @@ from vmctl.errors import (
     VmctlError,
     WrongStateError,
 )
+from vmctl.hypervisor import pool_making
 from vmctl.hypervisor import pools as backend
 from vmctl.hypervisor.attachment import key_of
 from vmctl.hypervisor.connection import Connection, outlasting
@@ -75,9 +76,11 @@ class Pools:
         uuid = uuid_of(spec)
         new_folder = False
         if not self._is_half_made(spec, uuid):
-            new_folder = backend.bring_up(self._connection, spec, uuid=uuid, initialize=initialize)
+            new_folder = pool_making.bring_up(
+                self._connection, spec, uuid=uuid, initialize=initialize
+            )
         try:
-            backend.keep(self._connection, spec, uuid=uuid)
+            pool_making.keep(self._connection, spec, uuid=uuid)
         except BaseException as error:
             with being_undone():
                 self._undo(spec, uuid, new_folder=new_folder, cause=error)
@@ -105,13 +108,13 @@ class Pools:
             return False
         if found.uuid == uuid and not found.persistent:
             return True
-        raise backend.name_is_taken(spec.name)
+        raise pool_making.name_is_taken(spec.name)
 
     def _undo(self, spec: PoolSpec, uuid: str, *, new_folder: bool, cause: BaseException) -> None:
         try:
             outlasting(lambda: backend.forget(self._connection, spec.name))
             if new_folder:
-                backend.delete_folder(self._connection, spec, uuid=uuid)
+                pool_making.delete_folder(self._connection, spec, uuid=uuid)
         except VmctlError as failure:
             raise RollbackError(
                 f"the pool '{spec.name}' could not be made, and not all of it could be undone",

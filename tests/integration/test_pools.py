@@ -175,12 +175,12 @@ def _supported(host: vmctl.Host) -> frozenset[str]:
 def test_a_client_that_was_killed_half_way_is_gone_on_with(
     host: vmctl.Host, name: str, folder: Path
 ) -> None:
-    from vmctl.hypervisor import pools as backend
+    from vmctl.hypervisor.pool_making import bring_up
     from vmctl.pools import uuid_of
 
     wanted = spec(name, "dir", target=str(folder / "pool"))
     # As far as it comes before libvirt keeps it.
-    backend.bring_up(host._connection, wanted, uuid=uuid_of(wanted), initialize=False)
+    bring_up(host._connection, wanted, uuid=uuid_of(wanted), initialize=False)
     assert pools_by_virsh(host)[name] == (True, False, False)
     with pytest.raises(ConflictError, match="already"):
         host.pools.create(spec(name, "dir", target=str(folder / "other")))
