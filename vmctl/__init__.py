@@ -6,9 +6,9 @@ that importing vmctl costs next to nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from vmctl._lazy import loaded_when_used
 from vmctl._version import __version__
 
 if TYPE_CHECKING:
@@ -220,14 +220,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'vmctl' has no attribute {name!r}") from None
-    value: object = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
+__getattr__ = loaded_when_used(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

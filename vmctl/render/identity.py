@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-from vmctl.spec import VMSpec
+if TYPE_CHECKING:
+    # A list of machines needs their MAC addresses, and no specs.
+    from vmctl.spec import VMSpec
 
 __all__ = ["mac_address", "with_macs"]
 
