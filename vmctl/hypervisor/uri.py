@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from vmctl.errors import UsageError
-from vmctl.hypervisor.private import from_uri
+from vmctl.hypervisor.private.finding import from_uri
 
 __all__ = ["HostAddress", "default_uri", "resolve"]
 

@@ -1,4 +1,4 @@
-"""Private hosts: starting, finding, listing and stopping them."""
+"""Private hosts: starting and stopping them."""
 
 from __future__ import annotations
 
@@ -19,62 +19,19 @@ from vmctl.errors import (
     VmctlError,
 )
 from vmctl.hypervisor.private import programs, teardown
+from vmctl.hypervisor.private.finding import PrivateHost, handle_of
 from vmctl.hypervisor.private.launcher import Launch
-from vmctl.hypervisor.private.layout import Kind, Layout, Network, layout_for, state_home
+from vmctl.hypervisor.private.layout import Kind, Layout, Network, layout_for
 from vmctl.hypervisor.private.locking import lock
 from vmctl.hypervisor.private.preparation import guests_of, prepare
 from vmctl.hypervisor.private.record import Record
 from vmctl.hypervisor.private.state import write_state
 from vmctl.progress import being_undone
 
-__all__ = ["PrivateHost", "find", "from_uri", "list_hosts", "start", "stop"]
+__all__ = ["start", "stop"]
 
 _START_SECONDS = 60.0
 _LOG_LINES = 12
-_SCHEME = "private:"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PrivateHost:
-    """A handle to a libvirtd of one's own.
-
-    Attributes:
-        name: What it is called.
-        state_dir: The folder with everything that it keeps.
-        uri: The libvirt URI it is reached by.
-        kind: ``system``, with all of libvirt, when root started it; else ``session``.
-        network: ``own`` when its guests' network is apart from the machine's, else ``host``.
-        warnings: What it lacks, one sentence each.
-    """
-
-    name: str
-    state_dir: Path
-    uri: str
-    kind: Kind
-    network: Network
-    warnings: tuple[str, ...]
-    _record: Record = dataclasses.field(repr=False)
-
-    @property
-    def running(self) -> bool:
-        """Whether it runs now."""
-        return self._record.running
-
-    @property
-    def network_namespace(self) -> Path | None:
-        """The file to give ``setns`` to reach its guests; None when they are on the machine's."""
-        if self.network == "host" or self._record.init is None:
-            return None
-        return Path(f"/proc/{self._record.init.pid}/ns/net")
-
-    @property
-    def host_uuid(self) -> str:
-        """The UUID by which its libvirt knows itself."""
-        return self._record.id
-
-    def stop(self, *, force: bool = False) -> None:
-        """End it and remove everything it kept; see :func:`stop`."""
-        stop(self.name, state_home=self.state_dir.parent.parent, force=force)
 
 
 def start(
@@ -116,57 +73,9 @@ def start(
                     f"private host {name} runs already, with network={record.network}",
                     hint=f"stop it first: vmctl host stop {name}",
                 )
-            return _handle(layout, record)
+            return handle_of(layout, record)
         _remove_debris(layout, record)
         return _start(layout, kind, wanted, tether=tether)
-
-
-def find(name: str, *, state_home: Path | None = None) -> PrivateHost:
-    """Return the private host of this name, which runs.
-
-    Raises:
-        NotFoundError: There is none.
-        HostUnavailableError: It doesn't run, or not yet.
-    """
-    layout = layout_for(name, state_home)
-    record = Record.read(layout.record)
-    if record is None:
-        raise NotFoundError(
-            f"there is no private host {name}", hint=f"start one: vmctl host start {name}"
-        )
-    if not record.running:
-        raise HostUnavailableError(
-            f"private host {name} is not running", hint=f"vmctl host start {name}"
-        )
-    if not record.ready:
-        raise HostUnavailableError(
-            f"private host {name} is being started", hint=f"wait for it: vmctl host start {name}"
-        )
-    return _handle(layout, record)
-
-
-def from_uri(uri: str) -> PrivateHost:
-    """Return the private host that ``private:NAME`` names; raises as :func:`find` does.
-
-    Raises:
-        UsageError: That isn't what ``uri`` looks like.
-    """
-    if not uri.startswith(_SCHEME):
-        raise UsageError(f"{uri!r} does not name a private host", hint="write private:NAME")
-    return find(uri.removeprefix(_SCHEME))
-
-
-def list_hosts(*, state_home: Path | None = None) -> list[PrivateHost]:
-    """Return every private host of this user by name, those that no longer run included."""
-    folder = (state_home or _default_home()).absolute() / "hosts"
-    hosts = []
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        for entry in sorted(folder.iterdir()):
-            with contextlib.suppress(UsageError):
-                layout = layout_for(entry.name, folder.parent)
-                if record := Record.read(layout.record):
-                    hosts.append(_handle(layout, record))
-    return hosts
 
 
 def stop(name: str, *, state_home: Path | None = None, force: bool = False) -> None:
@@ -198,9 +107,6 @@ def stop(name: str, *, state_home: Path | None = None, force: bool = False) -> N
         _remove_debris(layout, record)
 
 
-_default_home = state_home
-
-
 def _network_for(kind: Kind, network: Network | None) -> Network:
     if network not in (None, "own", "host"):
         raise UsageError(
@@ -213,18 +119,6 @@ def _network_for(kind: Kind, network: Network | None) -> Network:
             hint="use network=host: guests then have user-mode networking",
         )
     return network or ("own" if kind == "system" else "host")
-
-
-def _handle(layout: Layout, record: Record) -> PrivateHost:
-    return PrivateHost(
-        name=layout.name,
-        state_dir=layout.state_dir,
-        uri=layout.uri(record.kind),
-        kind=record.kind,
-        network=record.network,
-        warnings=record.warnings,
-        _record=record,
-    )
 
 
 def _remove_debris(layout: Layout, record: Record | None) -> None:
@@ -274,7 +168,7 @@ def _start(layout: Layout, kind: Kind, network: Network, *, tether: bool) -> Pri
                 hint="see that the state folder can be written to, and has room",
             ) from error
         raise
-    return _handle(layout, record)
+    return handle_of(layout, record)
 
 
 def _log_ends(layout: Layout) -> str:

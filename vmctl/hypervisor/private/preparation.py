@@ -13,9 +13,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 from vmctl.errors import HostUnavailableError, VmctlError
 from vmctl.hypervisor.private import programs
