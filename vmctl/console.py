@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from vmctl.guest.console_session import Console, Consoles
+from vmctl.guest.console_session import Console
+from vmctl.guest.consoles import Consoles
 from vmctl.guest.expecting import ConsoleMatch, Pattern
 from vmctl.guest.following import follow
 from vmctl.hypervisor.consoles import ConsoleStream, console_devices

@@ -1,4 +1,8 @@
-"""A host: one connection to one libvirt, and what can be asked of it."""
+"""A host: one connection to one libvirt, and what can be asked of it.
+
+A verb imports what it is made of when it is called: who lists machines doesn't wait for what
+launches them.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,30 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
-from vmctl import gc, info, launch, listing
-from vmctl.events import Event, EventKind, EventListener, EventStream
-from vmctl.guest.console_session import Consoles
-from vmctl.guest.identity import KeyPair, own_key
+from vmctl.guest.consoles import Consoles
 from vmctl.guest.reach import Reach
-from vmctl.guest.readiness import Deadlines
 from vmctl.guest.sessions import Sessions
-from vmctl.hypervisor import figures, names
+from vmctl.hypervisor import names
 from vmctl.hypervisor.connection import Connection
-from vmctl.hypervisor.facts import read_facts
 from vmctl.hypervisor.uri import resolve
-from vmctl.images import Images
-from vmctl.pools import Pools
-from vmctl.progress import ProgressCallback
-from vmctl.render.facts import HostFacts
-from vmctl.render.templates import Templates
-from vmctl.spec import VMSpec
-from vmctl.stats import MachineStats, measure, of_names
-from vmctl.transfer import importing
 from vmctl.vm import VM
-from vmctl.volumes import Volumes
+
+if TYPE_CHECKING:
+    from vmctl import gc, info, launch
+    from vmctl.events import Event, EventKind, EventListener, EventStream
+    from vmctl.guest.identity import KeyPair
+    from vmctl.guest.readiness import Deadlines
+    from vmctl.images import Images
+    from vmctl.pools import Pools
+    from vmctl.progress import ProgressCallback
+    from vmctl.render.facts import HostFacts
+    from vmctl.render.templates import Templates
+    from vmctl.spec import VMSpec
+    from vmctl.stats import MachineStats
+    from vmctl.transfer import importing
+    from vmctl.volumes import Volumes
 
 __all__ = ["Host", "connect"]
 
@@ -71,7 +76,11 @@ class Host:
         self._address = resolve(uri)
         self._connection = Connection(self._address.uri)
         self._pool = pool or os.environ.get("VMCTL_POOL") or "default"
-        self._templates = None if templates is None else Templates(Path(templates))
+        self._templates: Templates | None = None
+        if templates is not None:
+            from vmctl.render.templates import Templates
+
+            self._templates = Templates(Path(templates))
         self._lock = threading.Lock()
         self._facts: HostFacts | None = None
         self._key: KeyPair | None = None
@@ -110,6 +119,8 @@ class Host:
     @property
     def facts(self) -> HostFacts:
         """What it can do; asked once."""
+        from vmctl.hypervisor.facts import read_facts
+
         with self._lock:
             if self._facts is None:
                 self._facts = read_facts(self._connection)
@@ -128,6 +139,8 @@ class Host:
     @property
     def key(self) -> KeyPair:
         """The client's own SSH key; made at first use."""
+        from vmctl.guest.identity import own_key
+
         with self._lock:
             if self._key is None:
                 self._key = own_key()
@@ -141,19 +154,27 @@ class Host:
     @property
     def images(self) -> Images:
         """The images in the pool for new volumes."""
+        from vmctl.images import Images
+
         return Images(self._connection, self._pool)
 
     @property
     def pools(self) -> Pools:
         """Its storage pools."""
+        from vmctl.pools import Pools
+
         return Pools(self._connection)
 
     @property
     def volumes(self) -> Volumes:
         """The volumes in its storage pools."""
+        from vmctl.volumes import Volumes
+
         return Volumes(self._connection, self._pool)
 
     def _surroundings(self) -> launch.Surroundings:
+        from vmctl import launch
+
         return launch.Surroundings(
             connection=self._connection,
             facts=self.facts,
@@ -197,6 +218,9 @@ class Host:
             HostKeyMismatchError: Somebody else answers on the guest's address.
             RollbackError: It failed, and not all of it could be undone.
         """
+        from vmctl import launch
+        from vmctl.guest.readiness import Deadlines
+
         made = launch.launch(
             spec,
             self._surroundings(),
@@ -211,6 +235,8 @@ class Host:
 
     def create(self, spec: VMSpec, *, progress: ProgressCallback | None = None) -> VM:
         """Make a machine without starting it. Raises what `launch` raises."""
+        from vmctl import launch
+
         return VM(self, launch.create(spec, self._surroundings(), progress=progress).domain)
 
     def import_machine(
@@ -245,6 +271,8 @@ class Host:
             SpecError: There can be no such machine.
             NotFoundError: There is no such file, or the host lacks a network.
         """
+        from vmctl.transfer import importing
+
         place = Path(source) if isinstance(source, str | os.PathLike) else source
         made = importing.import_machine(
             place,
@@ -270,6 +298,8 @@ class Host:
             ImageError: The file is damaged, not what it claims to be, or not safe.
             NotFoundError: There is no such file.
         """
+        from vmctl.transfer import importing
+
         return importing.preview(Path(source), name=name, form=format, around=self._surroundings())
 
     def get(self, name: str) -> VM:
@@ -290,6 +320,8 @@ class Host:
         Args:
             details: Whether to ask for those too, machine by machine.
         """
+        from vmctl import listing
+
         return listing.list_machines(self._connection, details=details)
 
     def stats(
@@ -308,9 +340,10 @@ class Host:
         Raises:
             NotFoundError: There is no such machine.
         """
-        found = measure(
-            lambda: figures.figures_of_all(self._connection), since=since, interval=interval
-        )
+        from vmctl.hypervisor.figures import figures_of_all
+        from vmctl.stats import measure, of_names
+
+        found = measure(lambda: figures_of_all(self._connection), since=since, interval=interval)
         return of_names(found, names)
 
     def events(
@@ -335,6 +368,8 @@ class Host:
         Raises:
             UsageError: There is no such kind.
         """
+        from vmctl.events import EventStream
+
         return EventStream(
             self._connection, machines, kinds=kinds, timeout=timeout, capacity=capacity
         )
@@ -357,6 +392,8 @@ class Host:
         Raises:
             UsageError: There is no such kind.
         """
+        from vmctl.events import EventListener
+
         stream = self.events(*machines, kinds=kinds, capacity=capacity)
         listener = EventListener(stream, callback, self._listeners.discard)
         self._listeners.add(listener)
@@ -372,4 +409,6 @@ class Host:
         Returns:
             What was found.
         """
+        from vmctl import gc
+
         return gc.collect(self._connection, dry_run=dry_run)

@@ -1,4 +1,7 @@
-"""Reaching inside a machine: commands, files, ports. What `VM` can do with its guest."""
+"""Reaching inside a machine: commands, files, ports. What `VM` can do with its guest.
+
+What speaks to guests is imported by the verb that does so: paramiko takes its time to load.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,22 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import paramiko
-
-from vmctl.agent import GuestAgent
 from vmctl.errors import GuestUnreachableError, VmctlError, WrongStateError
-from vmctl.guest import either_way, proxy, readiness, running, ssh_config, tunnels
-from vmctl.guest.agent import Agent
-from vmctl.guest.command import CompletedCommand
-from vmctl.guest.copying import CopiedFiles
-from vmctl.guest.link import Link
-from vmctl.guest.ssh import SSHSession
 from vmctl.hypervisor.domains import Domain, State
-from vmctl.hypervisor.metadata import Record
-from vmctl.progress import ProgressCallback, Reporter
+from vmctl.progress import Reporter
 
 if TYPE_CHECKING:
+    import paramiko
+
+    from vmctl.agent import GuestAgent
+    from vmctl.guest import running
+    from vmctl.guest.command import CompletedCommand
+    from vmctl.guest.copying import CopiedFiles
+    from vmctl.guest.link import Link
+    from vmctl.guest.ssh import SSHSession
     from vmctl.host import Host
+    from vmctl.hypervisor.metadata import Record
+    from vmctl.progress import ProgressCallback
 
 __all__ = ["Inside"]
 
@@ -43,6 +46,8 @@ class Inside:
     @property
     def agent(self) -> GuestAgent:
         """Its guest agent: a way in that needs no network."""
+        from vmctl.agent import GuestAgent
+
         return GuestAgent(self._domain, record=self._record)
 
     def ssh(self) -> SSHSession:
@@ -57,6 +62,8 @@ class Inside:
 
     @property
     def _link(self) -> Link:
+        from vmctl.guest.link import Link
+
         return Link(self._domain.uuid, self._host.sessions, self._log_in)
 
     def _check_running(self) -> None:
@@ -75,6 +82,8 @@ class Inside:
         )
 
     def _log_in(self) -> SSHSession:
+        from vmctl.guest import readiness
+
         record = self._record()
         self._check_running()
         if not record.host_key:
@@ -125,6 +134,9 @@ class Inside:
             WaitTimeoutError: It did not end in time.
             UsageError: There is no command, or a name in ``env`` can't be one.
         """
+        from vmctl.guest import running
+        from vmctl.guest.agent import Agent
+
         done = running.run(
             self._link,
             Agent(self._domain),
@@ -170,6 +182,9 @@ class Inside:
             ResourceError: The guest's disk is full.
             GuestError: The guest's user may not, or the guest can't be reached.
         """
+        from vmctl.guest import either_way
+        from vmctl.guest.agent import Agent
+
         place = Path(source) if isinstance(source, str | os.PathLike) else source
         with Reporter(self._domain.name, progress).phase("copy") as phase:
             return either_way.send(
@@ -209,6 +224,9 @@ class Inside:
             ResourceError: There is no room on this machine.
             GuestError: The guest's user may not, or the guest can't be reached.
         """
+        from vmctl.guest import either_way
+        from vmctl.guest.agent import Agent
+
         place = Path(target) if isinstance(target, str | os.PathLike) else target
         with Reporter(self._domain.name, progress).phase("copy") as phase:
             return either_way.receive(
@@ -250,6 +268,8 @@ class Inside:
             ConflictError: The port here is in use.
             GuestUnreachableError: The guest can't be reached by SSH.
         """
+        from vmctl.guest import tunnels
+
         return tunnels.forwarded(
             self._link,
             guest_host=guest_host,
@@ -271,6 +291,8 @@ class Inside:
         Raises:
             GuestUnreachableError: It has no cloud-init, and so no key of vmctl's.
         """
+        from vmctl.guest import ssh_config
+
         record = self._record()
         if not record.host_key:
             raise self._no_key()
@@ -289,6 +311,8 @@ class Inside:
             GuestUnreachableError: Nobody answers there.
             WrongStateError: It is off.
         """
+        from vmctl.guest import proxy
+
         record = self._record()
         self._check_running()
         return proxy.connect(self._domain, record, reach=self._host.reach, timeout=_LOG_IN_SECONDS)

@@ -1,4 +1,7 @@
-"""The verbs of a machine's power: what `VM` can do to one from outside of its guest."""
+"""The verbs of a machine's power: what `VM` can do to one from outside of its guest.
+
+As in `vmctl/vm.py`, a verb imports what it is made of.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmctl import dumping, power, renaming, settling, stopping
-from vmctl.changes import refuse_while_changed
 from vmctl.errors import ConflictError, VmctlError, WrongStateError
 from vmctl.hypervisor import power as buttons
 from vmctl.hypervisor import saves
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.metadata import Phase, Record
-from vmctl.power import StartReport
-from vmctl.progress import ProgressCallback, Reporter, being_undone
-from vmctl.stopping import StopDeadlines, StopReport
+from vmctl.progress import Reporter, being_undone
 
 if TYPE_CHECKING:
     from vmctl.host import Host
+    from vmctl.power import StartReport
+    from vmctl.progress import ProgressCallback
+    from vmctl.stopping import StopDeadlines, StopReport
 
 __all__ = ["Lifecycle"]
 
@@ -50,6 +52,8 @@ class Lifecycle:
         Raises:
             ConflictError: Somebody has, and is at it; or vmctl did not make it.
         """
+        from vmctl import settling
+
         return settling.refuse_taken(self._domain, self._record())
 
     def _adopt(self, record: Record) -> None:
@@ -102,6 +106,8 @@ class Lifecycle:
             WrongStateError: It crashed, and is kept so.
             HypervisorError: It can't go on from its saved state, which is kept.
         """
+        from vmctl import power
+
         record = self._record()
         refuse_while_exported(self.name, record)
         if record.phase in {Phase.CREATING, Phase.DELETING}:
@@ -129,7 +135,7 @@ class Lifecycle:
             # One that came up with its host has none of them yet.
             power.apply_forwards(self._domain, record.spec)
             asleep = state in {State.PAUSED, State.SUSPENDED}
-            return StartReport(how="resumed" if asleep else "was running")
+            return power.StartReport(how="resumed" if asleep else "was running")
 
     def stop(
         self,
@@ -158,13 +164,15 @@ class Lifecycle:
             WaitTimeoutError: The guest did not stop in time, and ``force`` was not given.
             WrongStateError: It crashed and is kept so, and ``force`` was not given.
         """
+        from vmctl import stopping
+
         self._free_record()
         with Reporter(self.name, progress).phase("shutdown") as phase:
             report = stopping.stop(
                 self._domain,
                 timeout=timeout,
                 force=force,
-                deadlines=deadlines or StopDeadlines(),
+                deadlines=deadlines or stopping.StopDeadlines(),
                 phase=phase,
             )
         self._forget_connection()
@@ -225,6 +233,8 @@ class Lifecycle:
             ConflictError: vmctl did not make it.
             WrongStateError: It is off, or crashed.
         """
+        from vmctl import power
+
         self._free_record()
         state = self._active_state("resume")
         self._refuse_crashed(state, "resume")
@@ -252,6 +262,8 @@ class Lifecycle:
             WrongStateError: It is off, or crashed, or has a device whose state can't be saved.
             ResourceError: The host has no room; the machine runs on.
         """
+        from vmctl import power
+
         record = self._free_record()
         if saves.has_saved_state(self._domain):
             return
@@ -337,6 +349,8 @@ class Lifecycle:
             UnsupportedError: This QEMU, or this guest, has no dump of that format.
             RollbackError: What lay in the pool could not be removed.
         """
+        from vmctl import dumping
+
         record = self._free_record()
         own = record.volumes[0].pool if record.volumes else self._host.default_pool
         return dumping.dump(
@@ -378,6 +392,9 @@ class Lifecycle:
                 libvirt's that has its name.
             UsageError: That can't be a machine's name.
         """
+        from vmctl import renaming
+        from vmctl.changes import refuse_while_changed
+
         record = self._record()
         refuse_while_exported(self.name, record)
         refuse_while_changed(self._domain, record)

@@ -1,4 +1,8 @@
-"""A handle to one machine, and its verbs."""
+"""A handle to one machine, and its verbs.
+
+A verb imports what it is made of when it is called: who runs a command in a guest doesn't wait for
+what attaches disks.
+"""
 
 from __future__ import annotations
 
@@ -7,41 +11,32 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vmctl import flatten, info
-from vmctl.backing_up import creating
-from vmctl.backing_up.manifest import Backup
-from vmctl.backing_up.taking import Wishes
-from vmctl.changes import refuse_while_changed
-from vmctl.console import ConsoleAccess
-from vmctl.devices import memory, processors
-from vmctl.devices.disks import Disks
-from vmctl.devices.media import Cdroms
-from vmctl.devices.nics import Nics
 from vmctl.errors import UsageError
-from vmctl.events import EventKind, EventStream
-from vmctl.guest import console, readiness
-from vmctl.guest.readiness import Deadlines
-from vmctl.hypervisor.domains import Domain
-from vmctl.hypervisor.exports import refuse_while_exported
-from vmctl.hypervisor.figures import figures_of
 from vmctl.hypervisor.metadata import Phase
 from vmctl.inside import Inside
-from vmctl.intent.applying import Applied
-from vmctl.intent.asking import Intent
-from vmctl.intent.by_verb import Verbs
-from vmctl.intent.planning import ChangePlan
-from vmctl.launch import finish
 from vmctl.lifecycle import Lifecycle
-from vmctl.progress import ProgressCallback, Reporter
-from vmctl.removal import remove_machine
-from vmctl.screen import Screen
-from vmctl.snapshots import Snapshots
-from vmctl.spec import VMSpec
-from vmctl.stats import MachineStats, measure
-from vmctl.transfer import exporting
+from vmctl.progress import Reporter
 
 if TYPE_CHECKING:
+    from vmctl import info
+    from vmctl.backing_up.manifest import Backup
+    from vmctl.console import ConsoleAccess
+    from vmctl.devices import memory, processors
+    from vmctl.devices.disks import Disks
+    from vmctl.devices.media import Cdroms
+    from vmctl.devices.nics import Nics
+    from vmctl.events import EventKind, EventStream
+    from vmctl.guest.readiness import Deadlines
     from vmctl.host import Host
+    from vmctl.hypervisor.domains import Domain
+    from vmctl.intent.applying import Applied
+    from vmctl.intent.asking import Intent
+    from vmctl.intent.planning import ChangePlan
+    from vmctl.progress import ProgressCallback
+    from vmctl.screen import Screen
+    from vmctl.snapshots import Snapshots
+    from vmctl.spec import VMSpec
+    from vmctl.stats import MachineStats
 
 __all__ = ["VM"]
 
@@ -76,6 +71,8 @@ class VM(Lifecycle, Inside):
     @property
     def snapshots(self) -> Snapshots:
         """Its snapshots."""
+        from vmctl.snapshots import Snapshots
+
         return Snapshots(
             self._domain,
             facts=lambda: self._host.facts,
@@ -86,30 +83,42 @@ class VM(Lifecycle, Inside):
     @property
     def disks(self) -> Disks:
         """Its disks."""
+        from vmctl.devices.disks import Disks
+
         return Disks(self._domain, pool=self._host.pool, templates=self._host.templates)
 
     @property
     def nics(self) -> Nics:
         """Its network interfaces."""
+        from vmctl.devices.nics import Nics
+
         return Nics(self._domain, facts=self._host.facts, templates=self._host.templates)
 
     @property
     def cdroms(self) -> Cdroms:
         """Its CD-ROM drives."""
+        from vmctl.devices.media import Cdroms
+
         return Cdroms(self._domain, pool=self._host.pool, templates=self._host.templates)
 
     @property
     def console(self) -> ConsoleAccess:
         """Its serial console."""
+        from vmctl.console import ConsoleAccess
+
         return ConsoleAccess(self._domain, record=self._record, kept=self._host.consoles)
 
     @property
     def screen(self) -> Screen:
         """Its screen and its keyboard."""
+        from vmctl.screen import Screen
+
         return Screen(self._domain, record=self._record, reach=self._host.reach)
 
     def info(self) -> info.MachineInfo:
         """Return all that is known of it."""
+        from vmctl import info
+
         return info.describe(self._domain, self._domain.record(), reach=self._host.reach)
 
     def stats(self, *, since: MachineStats | None = None, interval: float = 0.0) -> MachineStats:
@@ -122,6 +131,9 @@ class VM(Lifecycle, Inside):
         Raises:
             NotFoundError: It is gone.
         """
+        from vmctl.hypervisor.figures import figures_of
+        from vmctl.stats import measure
+
         before = () if since is None else (since,)
         (found,) = measure(lambda: [figures_of(self._domain)], since=before, interval=interval)
         return found
@@ -137,6 +149,8 @@ class VM(Lifecycle, Inside):
 
         When the machine is gone, the iteration ends with a NotFoundError, after its last event.
         """
+        from vmctl.events import EventStream
+
         return EventStream(
             self._domain.connection,
             (self.uuid,),
@@ -162,6 +176,10 @@ class VM(Lifecycle, Inside):
             ConflictError: vmctl did not make it, or it is being exported or changed.
             RollbackError: Something could not be removed; `Host.gc` goes on with it later.
         """
+        from vmctl.changes import refuse_while_changed
+        from vmctl.hypervisor.exports import refuse_while_exported
+        from vmctl.removal import remove_machine
+
         record = self._record()
         refuse_while_exported(self.name, record)
         refuse_while_changed(self._domain, record)
@@ -190,6 +208,8 @@ class VM(Lifecycle, Inside):
             ResourceError: The pool has no room for what lies underneath.
             WrongStateError: The machine went off in the middle.
         """
+        from vmctl import flatten
+
         return flatten.flatten(self._domain, self._record(), disk, progress=progress)
 
     def export(
@@ -220,6 +240,8 @@ class VM(Lifecycle, Inside):
             UnsupportedError: A disk of it is a server's, or there is no qemu-img here.
             ResourceError: There is no room on this machine.
         """
+        from vmctl.transfer import exporting
+
         record = self._record()
         try:
             form = exporting.ExportFormat(format)
@@ -270,6 +292,9 @@ class VM(Lifecycle, Inside):
             GuestError: It shall be quiesced, and can't be.
             WaitTimeoutError: QEMU did not write it in time.
         """
+        from vmctl.backing_up import creating
+        from vmctl.backing_up.taking import Wishes
+
         wishes = Wishes(quiesce=quiesce, pool=pool, default_pool=self._host.pool, timeout=timeout)
         record = self._record()
         if isinstance(target, str | os.PathLike):
@@ -281,6 +306,9 @@ class VM(Lifecycle, Inside):
     # -- change -----------------------------------------------------------------------------------
 
     def _intent(self, progress: ProgressCallback | None = None) -> Intent:
+        from vmctl.intent.asking import Intent
+        from vmctl.intent.by_verb import Verbs
+
         verbs = Verbs(
             domain=self._domain,
             pool=self._host.pool,
@@ -357,6 +385,8 @@ class VM(Lifecycle, Inside):
 
         See `vmctl.devices.processors.set_vcpus` for what it raises.
         """
+        from vmctl.devices import processors
+
         return processors.set_vcpus(self._domain, count, next_start=next_start, timeout=timeout)
 
     def set_memory(
@@ -371,6 +401,8 @@ class VM(Lifecycle, Inside):
 
         See `vmctl.devices.memory.set_memory` for the arguments, and for what it raises.
         """
+        from vmctl.devices import memory
+
         return memory.set_memory(
             self._domain,
             size,
@@ -397,6 +429,9 @@ class VM(Lifecycle, Inside):
             WaitTimeoutError: A phase did not end in time.
             ProvisioningError: cloud-init failed.
         """
+        from vmctl.guest import readiness
+        from vmctl.launch import finish
+
         record = self._record()
         self._refuse_crashed(self._active_state("become ready"), "become ready")
         self._adopt(record)
@@ -405,7 +440,7 @@ class VM(Lifecycle, Inside):
             record,
             reach=self._host.reach,
             key=self._host.key if record.host_key else None,
-            deadlines=deadlines or Deadlines(),
+            deadlines=deadlines or readiness.Deadlines(),
             progress=progress,
         )
         if session is not None:
@@ -422,4 +457,6 @@ class VM(Lifecycle, Inside):
         Raises:
             NotFoundError: It keeps no console log.
         """
+        from vmctl.guest import console
+
         return console.console_log(self._domain.connection, self._record(), older=older)

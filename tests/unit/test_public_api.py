@@ -90,6 +90,12 @@ def test_a_spec_loads_neither_libvirt_nor_ssh() -> None:
     assert loaded.isdisjoint({"libvirt", "libvirtmod", "paramiko", "cryptography"})
 
 
+def test_a_list_of_machines_loads_neither_specs_nor_ssh() -> None:
+    loaded = loaded_after("import vmctl\nwith vmctl.connect('test:///default') as h: h.list()")
+    assert "libvirt" in loaded
+    assert loaded.isdisjoint(set(HEAVY) - {"libvirt", "libvirtmod", "lxml"})
+
+
 def test_the_version_costs_nothing() -> None:
     loaded = loaded_after(
         "import sys\n"

@@ -138,5 +138,9 @@ def _version(context: click.Context) -> None:
 
 def run() -> NoReturn:
     """Run the command line of this process."""
+    # paramiko takes several times as long to load with invoke, which it does without just as well:
+    # it is for `Match exec` in SSH's configuration, which vmctl leaves to ssh. None stands for a
+    # module that isn't there.
+    sys.modules.setdefault("invoke", None)  # type: ignore[arg-type]
     catch_signals()
     root.main(prog_name="vmctl")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +13,7 @@ from vmctl.guest.expecting import ConsoleMatch, Expecting, Pattern
 from vmctl.hypervisor.consoles import ConsoleStream
 from vmctl.hypervisor.domains import Domain
 
-__all__ = ["Console", "Consoles"]
+__all__ = ["Console"]
 
 _SHOWN_LINES = 20
 _SEND_SECONDS = 30.0
@@ -165,44 +164,3 @@ def _patterns(given: Pattern | Sequence[Pattern]) -> Sequence[Pattern]:
 def _shown(patterns: Sequence[Pattern]) -> str:
     names = [repr(p if isinstance(p, str) else p.pattern)[:80] for p in patterns]
     return " or ".join(names)
-
-
-class Consoles:
-    """The consoles that are kept open, one per machine, by the machine's UUID. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: dict[str, Console] = {}
-
-    def get(self, uuid: str, open_one: Callable[[], Console], *, reading: bool) -> Console:
-        """Return the console that is kept, opened if there is none or it came to its end.
-
-        Args:
-            uuid: The machine.
-            open_one: Opens its console.
-            reading: Whether one that ended is of use as long as somebody has to read it.
-        """
-        with self._lock:
-            kept = self._kept.get(uuid)
-            if kept is not None and not kept.is_spent(reading=reading):
-                return kept
-            if kept is not None:
-                del self._kept[uuid]
-                kept.close()
-            kept = self._kept[uuid] = open_one()
-            return kept
-
-    def drop(self, uuid: str) -> None:
-        """Close the console of one machine."""
-        with self._lock:
-            kept = self._kept.pop(uuid, None)
-        if kept is not None:
-            kept.close()
-
-    def close(self) -> None:
-        """Close them all."""
-        with self._lock:
-            kept = list(self._kept.values())
-            self._kept.clear()
-        for console in kept:
-            console.close()

@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vmctl.guest.jump import check_way_to, connect_through
-from vmctl.guest.netns import connect_in
 from vmctl.hypervisor.uri import HostAddress
 
 __all__ = ["Reach"]
@@ -39,8 +37,13 @@ class Reach:
             OSError: Nobody answers, or the hypervisor can't be reached by SSH.
         """
         if not self._host.is_local:
+            # Each way is loaded by who goes it; most hosts need none of them.
+            from vmctl.guest.jump import connect_through  # noqa: PLC0415
+
             return connect_through(self._host, address, port, timeout)
         if self._host.network_namespace is not None:
+            from vmctl.guest.netns import connect_in  # noqa: PLC0415
+
             return connect_in(self._host.network_namespace, address, port, timeout)
         return socket.create_connection((address, port), timeout=timeout)
 
@@ -51,6 +54,8 @@ class Reach:
             HostUnavailableError: A remote hypervisor can't be reached by SSH.
         """
         if not self._host.is_local and not self._checked:
+            from vmctl.guest.jump import check_way_to  # noqa: PLC0415
+
             check_way_to(self._host)
             self._checked = True
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
-from vmctl.guest.ssh import SSHSession
+if TYPE_CHECKING:
+    # Whoever keeps none must not wait until paramiko is loaded.
+    from vmctl.guest.ssh import SSHSession
 
 __all__ = ["Sessions"]
 
