@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vmctl.changes import changing
 from vmctl.errors import ConflictError
 from vmctl.hypervisor import networks
 from vmctl.hypervisor.claims import Claim
@@ -31,28 +32,31 @@ def refuse_work_in_progress(domain: Domain, record: Record) -> None:
         )
 
 
-def begin(
-    domain: Domain, record: Record, phase: Phase, claim: Claim, *, woken: bool = False
-) -> None:
-    """Record that a machine goes through a phase.
+def begin(domain: Domain, phase: Phase, claim: Claim, *, wakes: bool = False) -> bool:
+    """Record that a machine goes through a phase, when nobody changes its devices.
 
     Args:
         domain: The machine.
-        record: What vmctl knows of it.
         phase: Which.
         claim: Who is at work.
-        woken: Whether QEMU is going to be started for that alone; see `wake`.
+        wakes: Whether that needs QEMU.
+
+    Returns:
+        Whether QEMU has to be started for that alone; see `wake`.
 
     Raises:
-        ConflictError: Somebody else recorded the like in the same moment, and later: it is theirs.
+        ConflictError: Somebody is at work on it, who may have begun since it was looked at.
     """
-    domain.update_record(phase=phase, before=record.phase, woken=woken, claim=claim)
-    now = domain.record()
-    if now is None or now.claim != claim:
-        raise ConflictError(
-            f"somebody else began to work on '{domain.name}' in the same moment",
-            hint="wait until that has ended",
-        )
+    with changing(domain) as record:
+        woken = wakes and not domain.is_active()
+        domain.update_record(phase=phase, before=record.phase, woken=woken, claim=claim)
+        # In a pool that is full nobody is kept out: then it is left to whoever recorded it later.
+        if (domain.record() or record).claim != claim:
+            raise ConflictError(
+                f"somebody else began to work on '{domain.name}' in the same moment",
+                hint="wait until that has ended",
+            )
+    return woken
 
 
 def wake(domain: Domain) -> None:

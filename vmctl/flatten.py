@@ -61,12 +61,11 @@ def flatten(
         return ()
     _refuse_snapshots(domain)
     _refuse_without_room(domain, layers)
-    woken = not domain.is_active()
     with (
         Reporter(domain.name, progress).phase("flatten") as phase,
         claimed(_CLAIM_SECONDS) as claim,
     ):
-        detours.begin(domain, record, Phase.FLATTENING, claim, woken=woken)
+        woken = detours.begin(domain, Phase.FLATTENING, claim, wakes=True)
         try:
             if woken:
                 phase.update("starting QEMU, its processors paused")

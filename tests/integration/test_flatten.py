@@ -6,14 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
 
 import vmctl
-from vmctl.hypervisor import blockjobs, private
+from vmctl import flatten as flattening
+from vmctl.changes import changing
+from vmctl.hypervisor import blockjobs, private, uploads
 
 from .conftest import pool_volumes
 
@@ -91,6 +95,70 @@ def test_a_machine_that_is_off(host: vmctl.Host, image: str, make_spec: SpecMake
     assert (vm.state, vm.info().phase) == ("shut off", phase)
     assert backing_of(host, vm) == ""
     assert host.images.remove(image).used_by == ()
+    vm.delete()
+
+
+def test_of_two_in_the_same_moment_one_does_it(
+    host: vmctl.Host, image: str, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second looked at the machine while it was free, and comes when the first is at it."""
+    vm = host.create(make_spec(image=image))
+    looked, pulling, refused = threading.Event(), threading.Event(), []
+    check, pull = flattening._refuse_without_room, blockjobs.pull
+
+    def checked(*given: Any) -> None:
+        check(*given)
+        if threading.current_thread() is second:
+            looked.set()
+            assert pulling.wait(60)
+
+    def pull_beside(*given: Any) -> None:
+        pulling.set()
+        second.join(60)
+        pull(*given)
+
+    def come_second() -> None:
+        try:
+            host.get(vm.name).flatten()
+        except vmctl.ConflictError as error:
+            refused.append(error.brief)
+
+    monkeypatch.setattr(flattening, "_refuse_without_room", checked)
+    monkeypatch.setattr(blockjobs, "pull", pull_beside)
+    second = threading.Thread(target=come_second)
+    second.start()
+    assert looked.wait(60)
+    assert vm.flatten() == ("vda",)
+    assert refused == [f"somebody is at work on '{vm.name}': it is flattening"]
+    assert (vm.state, vm.info().phase) == ("shut off", "provisioning")
+    assert backing_of(host, vm) == ""
+    vm.delete()
+
+
+def test_it_waits_for_a_change_of_the_devices(
+    host: vmctl.Host, image: str, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = host.create(make_spec(image=image))
+    waits, flat = threading.Event(), []
+    take_over = uploads.take_over
+
+    def taken_over(*given: Any, **named: Any) -> None:
+        try:
+            take_over(*given, **named)
+        except vmctl.ConflictError:
+            waits.set()
+            raise
+
+    thread = threading.Thread(target=lambda: flat.append(vm.flatten()))
+    with changing(vm._domain):
+        monkeypatch.setattr(uploads, "take_over", taken_over)
+        thread.start()
+        assert waits.wait(60)
+        record = vm._domain.record()
+        assert record is not None
+        assert (record.phase.value, record.claim) == ("provisioning", None)
+    thread.join(120)
+    assert flat == [("vda",)]
     vm.delete()
 
 

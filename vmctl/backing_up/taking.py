@@ -119,8 +119,7 @@ def taken(
     """
     with ExitStack() as stack, claimed(_CLAIM_SECONDS) as claim:
         # Before anything is done, for the ones that a killed client left are not in the way then.
-        woken = not domain.is_active()
-        detours.begin(domain, record, Phase.BACKING_UP, claim, woken=woken)
+        woken = detours.begin(domain, Phase.BACKING_UP, claim, wakes=True)
         try:
             with reporter.phase("backup") as phase:
                 taking = _Taking(domain, record, traces, wishes, phase, woken=woken)
