@@ -167,6 +167,30 @@ def test_a_url_with_its_checksum_in_a_spec(
     vm.delete()
 
 
+def test_a_cache_that_is_emptied_beside_a_launch(
+    host: vmctl.Host, make_spec: SpecMaker, web: str, tmp_path: Path, clean_images: set[str]
+) -> None:
+    """The image was fetched and looked at, and goes in the moment before it is uploaded."""
+    image = small_qcow2(tmp_path / "www")
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    spec = make_spec(image=f"{web}/{image.name}#sha256={digest}")
+    before = snapshot_of_host(host)
+    removed: list[str] = []
+
+    def empty(progress: vmctl.Progress) -> None:
+        if (progress.phase, progress.state) == ("disks", "begin"):
+            removed.extend(entry.path for entry in host.images.prune_cache())
+
+    with pytest.raises(vmctl.NotFoundError, match="there is no image file") as caught:
+        host.create(spec, progress=empty)
+    (gone,) = removed
+    assert gone in caught.value.brief
+    assert (caught.value.exit_code, bool(caught.value.hint)) == (3, True)
+    assert snapshot_of_host(host) == before
+    # Nothing of it is in the way: the next one fetches it again.
+    host.create(spec).delete()
+
+
 def test_a_launch_from_a_server_that_misbehaves(
     host: vmctl.Host,
     own_image: Path,
