@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from vmctl import power
 from vmctl.errors import ConflictError, ResourceError, RollbackError, VmctlError
 from vmctl.hypervisor import hotplug, uploads
 from vmctl.hypervisor.claims import claimed
@@ -43,7 +44,9 @@ _TURN_SECONDS = 60.0
 
 
 @contextmanager
-def changing(domain: Domain, *, wait: float = _TURN_SECONDS) -> Iterator[Record]:
+def changing(
+    domain: Domain, *, wait: float = _TURN_SECONDS, even_saved: bool = False
+) -> Iterator[Record]:
     """Keep others from changing the machine's devices while the block runs.
 
     What a killed client left of a change is settled first.
@@ -51,12 +54,15 @@ def changing(domain: Domain, *, wait: float = _TURN_SECONDS) -> Iterator[Record]
     Args:
         domain: The machine.
         wait: Seconds to wait for somebody else's change.
+        even_saved: Whether a machine with a saved state is changed as well: what goes on from its
+            memory then knows nothing of it.
 
     Yields:
         Its record.
 
     Raises:
         ConflictError: vmctl did not make it, it is not whole, or somebody else is at work on it.
+        WrongStateError: It has a saved state, which goes on with the disks and all that it had.
     """
     record = _whole(domain)
     note = _note(domain, record)
@@ -83,6 +89,8 @@ def changing(domain: Domain, *, wait: float = _TURN_SECONDS) -> Iterator[Record]
             )
         try:
             settle(domain)
+            if not even_saved:
+                power.refuse_saved(domain, "changed")
             yield _whole(domain)
         finally:
             if written and note is not None:

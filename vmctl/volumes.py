@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from vmctl import bases, streaming
+from vmctl import bases, power, streaming
 from vmctl.errors import ConflictError, ResourceError, UnsupportedError, UsageError
 from vmctl.hypervisor import image_names, pools, volumes
 from vmctl.hypervisor.attachment import key_of
@@ -17,7 +17,7 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.housekeeping import Housekeeping
-from vmctl.hypervisor.names import list_domains
+from vmctl.hypervisor.names import find, list_domains
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.usage import DiskUse, Usage, VolumeUser, read_usage
 from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts
@@ -199,6 +199,7 @@ class Volumes:
             NotFoundError: There is no such volume.
             UsageError: The size is not more than it has.
             ConflictError: Another volume lies on it, or several machines use it.
+            WrongStateError: A machine with a saved state uses it.
             ResourceError: There is no room.
         """
         capacity = int(_size(size))
@@ -223,6 +224,9 @@ class Volumes:
                 f"the volume '{facts.name}' is shared by {', '.join(map(str, users))}",
                 hint="grow the disk that lies on it; what is shared stays as it is",
             )
+        for user in users:
+            if user.kind == "machine":
+                power.refuse_saved(find(self._connection, user.name), "given a larger disk")
         owner = self._owner(facts)
         if running:
             self._grow_running(running[0], capacity)

@@ -282,6 +282,34 @@ def test_a_saved_state_can_be_given_up(host: vmctl.Host, vm: vmctl.VM) -> None:
     assert until_agent(vm) != boot
 
 
+def test_a_saved_machine_keeps_the_devices_that_its_memory_knows(
+    host: vmctl.Host, vm: vmctl.VM
+) -> None:
+    disk = vm.disks.attach(vmctl.DiskSpec(size="8MiB"))
+    boot = until_agent(vm)
+    vm.save()
+    before = vm.xml(inactive=True), vm._domain.record()
+    volume = "default/" + disk.source.rpartition("/")[2]
+    for change in (
+        lambda: vm.disks.detach(disk.target, delete=True),
+        lambda: vm.disks.attach(vmctl.DiskSpec(size="8MiB")),
+        lambda: vm.disks.resize(disk.target, "16MiB"),
+        lambda: host.volumes.grow(volume, "16MiB"),
+        lambda: vm.set_vcpus(2),
+        lambda: vm.apply(vm.with_values({"memory": "1GiB", "labels.a": "b"})),
+        lambda: vm.apply(vm.with_values({"on_crash": "restart"})),
+    ):
+        with pytest.raises(WrongStateError, match="has a saved state") as caught:
+            change()
+        assert "discard-saved" in caught.value.hint
+    assert (vm.xml(inactive=True), vm._domain.record()) == before
+    vm.apply(vm.with_values({"labels.a": "b"}))
+    assert vm.start().how == "restored"
+    assert until_agent(vm) == boot
+    assert vm.info().labels == {"a": "b"}
+    vm.disks.detach(disk.target, delete=True)
+
+
 def test_libvirtd_that_dies_in_the_middle_of_a_save(
     host: vmctl.Host, vm: vmctl.VM, private_host: private.PrivateHost
 ) -> None:

@@ -10,7 +10,7 @@ from vmctl.errors import ConflictError, VmctlError
 from vmctl.hypervisor.domains import Domain
 from vmctl.intent.by_verb import is_by_verb
 from vmctl.intent.differences import Action, Difference
-from vmctl.intent.planning import ChangePlan, Machine, merged, recorded_spec
+from vmctl.intent.planning import ANY_TIME, ChangePlan, Machine, merged, recorded_spec
 from vmctl.intent.redefining import redefine
 from vmctl.intent.rules import When
 from vmctl.progress import Phase
@@ -114,7 +114,7 @@ def _order(entry: Difference) -> int:
 
 
 def _redefine(domain: Domain, look: Callable[[], Machine], rest: list[Difference]) -> None:
-    with changing(domain) as record:
+    with changing(domain, even_saved={entry.path for entry in rest} <= ANY_TIME) as record:
         machine = look()
         wanted = merged(recorded_spec(machine), rest)
         redefine(domain, machine, record, wanted.resolved(networks=machine.facts.privileged))

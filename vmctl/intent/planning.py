@@ -18,10 +18,10 @@ from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.spec import VMSpec
 
-__all__ = ["ChangePlan", "Machine", "merged", "plan_change", "recorded_spec"]
+__all__ = ["ANY_TIME", "ChangePlan", "Machine", "merged", "plan_change", "recorded_spec"]
 
-# They are in vmctl's record or in libvirt's, and not in the machine.
-_ANY_TIME = frozenset({"labels", "autostart", "profile"})
+ANY_TIME = frozenset({"labels", "autostart", "profile"})
+"""They are in vmctl's record or in libvirt's, and not in the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ def _in_time(
     entry: Difference, machine: Machine, why_not_live: Callable[[Difference], str | None]
 ) -> Difference:
     """Return the difference with what its machine's state makes of it."""
-    if entry.when is not When.LIVE or entry.path in _ANY_TIME:
+    if entry.when is not When.LIVE or entry.path in ANY_TIME:
         return entry
     why = "the machine is off" if machine.running is None else why_not_live(entry)
     return entry if why is None else replace(entry, when=When.NEXT_START, why=why)
