@@ -172,7 +172,8 @@ class Host:
 
         return Volumes(self._connection, self._pool)
 
-    def _surroundings(self) -> launch.Surroundings:
+    def surroundings(self) -> launch.Surroundings:
+        """Return what new machines are made in."""
         from vmctl import launch
 
         return launch.Surroundings(
@@ -223,7 +224,7 @@ class Host:
 
         made = launch.launch(
             spec,
-            self._surroundings(),
+            self.surroundings(),
             deadlines=deadlines or Deadlines(),
             progress=progress,
             wait=wait,
@@ -237,7 +238,7 @@ class Host:
         """Make a machine without starting it. Raises what `launch` raises."""
         from vmctl import launch
 
-        return VM(self, launch.create(spec, self._surroundings(), progress=progress).domain)
+        return VM(self, launch.create(spec, self.surroundings(), progress=progress).domain)
 
     def import_machine(
         self,
@@ -280,7 +281,7 @@ class Host:
             form=format,
             spec=spec,
             review=review,
-            around=self._surroundings(),
+            around=self.surroundings(),
             progress=progress,
         )
         return VM(self, made)
@@ -300,7 +301,7 @@ class Host:
         """
         from vmctl.transfer import importing
 
-        return importing.preview(Path(source), name=name, form=format, around=self._surroundings())
+        return importing.preview(Path(source), name=name, form=format, around=self.surroundings())
 
     def get(self, name: str) -> VM:
         """Return the machine of that name or UUID, whoever made it.

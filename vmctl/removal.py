@@ -7,13 +7,20 @@ from contextlib import suppress
 from functools import partial
 
 from vmctl import bases
-from vmctl.errors import HostUnavailableError, NotFoundError, RollbackError, VmctlError
-from vmctl.hypervisor import networks, uploads
+from vmctl.errors import (
+    HostUnavailableError,
+    NotFoundError,
+    RollbackError,
+    VmctlError,
+    WrongStateError,
+)
+from vmctl.guest.agent import Agent
+from vmctl.hypervisor import networks, pushes, uploads
 from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.image_names import list_names
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
-from vmctl.hypervisor.names import Listed, list_domains
+from vmctl.hypervisor.names import Listed, find, list_domains
 from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.hypervisor.volumes import StoredVolume, list_volumes
 
@@ -47,7 +54,11 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
     except NotFoundError:
         # Somebody else removed the definition; what it owned is still to be removed.
         pass
-    steps: list[tuple[str, Callable[[], object]]] = [
+    steps: list[tuple[str, Callable[[], object]]] = []
+    if record.copied_from:
+        what = "the copying of its source's disks"
+        steps.append((what, partial(_let_go_of_source, domain, record)))
+    steps += [
         (
             f"the volume '{volume.name}' in the pool '{volume.pool}'",
             partial(_remove_volume, domain, volume),
@@ -88,6 +99,21 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
         ) from next(iter(failed.values()))
     with suppress(NotFoundError):
         domain.undefine()
+
+
+def _let_go_of_source(domain: Domain, record: Record) -> None:
+    """End what a clone's making may have left under way in the machine that it is of."""
+    paths = frozenset(
+        open_pool(domain.connection, volume.pool).path_of(volume.name)
+        for volume in record.volumes
+        if volume.role is Role.DISK
+    )
+    pushes.end_push(domain.connection, record.copied_from, paths)
+    if not record.froze:
+        return
+    # One that is off, or gone, has nothing frozen any more.
+    with suppress(NotFoundError, WrongStateError):
+        Agent(find(domain.connection, record.copied_from)).ask("guest-fsfreeze-thaw")
 
 
 def _remove_image(domain: Domain, record: Record, base: tuple[str, str]) -> None:

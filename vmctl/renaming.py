@@ -16,12 +16,12 @@ from vmctl.hypervisor.power import rename as rename_domain
 from vmctl.progress import being_undone
 from vmctl.spec.names import MachineName, hostname_of
 
-__all__ = ["rename"]
+__all__ = ["refuse_bad_name", "rename"]
 
 
 def rename(domain: Domain, record: Record, name: str) -> Domain:
     """Rename a machine that is off; see `VM.rename`."""
-    _refuse_bad(name)
+    refuse_bad_name(name)
     if domain.name != name:
         _refuse_impossible(domain, record)
         renamed = rename_domain(domain, name)
@@ -50,7 +50,12 @@ def _with_name(spec: dict[str, Any], name: str) -> dict[str, Any]:
     return changed
 
 
-def _refuse_bad(name: str) -> None:
+def refuse_bad_name(name: str) -> None:
+    """Refuse what can't be a machine's name.
+
+    Raises:
+        UsageError: It can't.
+    """
     try:
         TypeAdapter(MachineName).validate_python(name)
     except ValidationError as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from vmctl.cloning.verb import Cloning
 from vmctl.errors import UsageError
 from vmctl.hypervisor.metadata import Phase
 from vmctl.inside import Inside
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["VM"]
 
 
-class VM(Lifecycle, Inside):
+class VM(Lifecycle, Inside, Cloning):
     """One machine. Thread-safe; it stays valid when libvirtd restarts.
 
     Get one from `Host.launch`, `Host.create` or `Host.get`.

@@ -31,6 +31,7 @@ _SECTIONS = {
         "apply": f"{_PACKAGE}.change:apply",
         "set": f"{_PACKAGE}.change:set_",
         "snapshot": f"{_PACKAGE}.snapshot:snapshot",
+        "clone": f"{_PACKAGE}.clone:clone",
         "flatten": f"{_PACKAGE}.flatten:flatten",
         "export": f"{_PACKAGE}.transfer:export",
         "import": f"{_PACKAGE}.transfer:import_",

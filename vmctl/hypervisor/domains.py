@@ -145,6 +145,12 @@ class Domain:
         with self._calling("read") as raw:
             return str(raw.XMLDesc(flags))
 
+    def secret_xml(self) -> str:
+        """Return the XML for its next start with the secrets in it, to define another one by."""
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        with self._calling("read") as raw:
+            return str(raw.XMLDesc(flags))
+
     def networks(self) -> tuple[str, ...]:
         """Return the names of the libvirt networks that its NICs join at its next start."""
         root = etree.fromstring(self.xml(inactive=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -9,6 +10,7 @@ from vmctl.errors import ConflictError, HostUnavailableError, NotFoundError
 from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.metadata import Record
 from vmctl.progress import being_undone
 
@@ -20,26 +22,42 @@ _CLAIM_SECONDS = 7200.0
 
 
 @contextmanager
-def being_exported(domain: Domain) -> Iterator[None]:
+def being_exported(domain: Domain, *, wait: float = 0.0) -> Iterator[None]:
     """Say in a machine's record, while the block runs, that its disks are being read.
 
     vmctl's own verbs are refused meanwhile, another export too; virsh does not ask.
+
+    Args:
+        domain: The machine.
+        wait: Seconds to wait for somebody else who reads them.
 
     Raises:
         ConflictError: Somebody else is exporting it, or vmctl did not make it.
     """
     with claimed(_CLAIM_SECONDS) as claim:
-        _refuse_another(domain, claim)
-        domain.update_record(exported_by=claim)
-        try:
+
+        def taken() -> bool | None:
+            if _is_anothers(domain, claim):
+                return None
+            domain.update_record(exported_by=claim)
             # Of two that began at once, the record has the later one.
-            _refuse_another(domain, claim)
+            return None if _is_anothers(domain, claim) else True
+
+        try:
+            if Signal().wait_for(taken, deadline=time.monotonic() + wait, recheck=0.2) is None:
+                _refuse_another(domain, claim)
             yield
         finally:
             # From the end of the outer block on nobody is behind the claim: where the host can't be
             # reached, it lapses by itself.
             with being_undone(), suppress(NotFoundError, HostUnavailableError):
                 outlasting(lambda: _release(domain, claim))
+
+
+def _is_anothers(domain: Domain, claim: Claim) -> bool:
+    record = domain.record()
+    other = None if record is None else record.exported_by
+    return other is not None and other != claim and not other.is_abandoned()
 
 
 def _refuse_another(domain: Domain, claim: Claim) -> None:

@@ -116,6 +116,9 @@ class Record:
         before: The phase that it goes back to after the present one, where it does.
         woken: Whether QEMU was started, paused, for the present phase alone.
         pending: A change of its devices that began.
+        copied_from: UUID of the machine whose disks are being copied into its own; empty when
+            they are whole.
+        froze: Whether that one's file systems are frozen for it, or were about to be.
     """
 
     uuid: str
@@ -135,6 +138,8 @@ class Record:
     before: Phase | None = None
     woken: bool = False
     pending: Pending | None = None
+    copied_from: str = ""
+    froze: bool = False
 
     def volume(self, role: Role) -> OwnedVolume | None:
         """Return the first owned volume of that role."""
@@ -172,7 +177,10 @@ class Record:
         found |= {"created": self.created, "owner": self.owner}
         if self.before is not None:
             found["before"] = self.before.value
-        return found | ({"woken": "yes"} if self.woken else {})
+        if self.copied_from:
+            found["copied-from"] = self.copied_from
+        flags = {"woken": self.woken, "froze": self.froze}
+        return found | {name: "yes" for name, on in flags.items() if on}
 
     def _texts(self) -> dict[str, str]:
         names = ("instance_id", "host_key", "ssh_user")
@@ -220,6 +228,8 @@ class Record:
             before=Phase(root.get("before", "")) if root.get("before") else None,
             woken=root.get("woken") == "yes",
             pending=_read_pending(root.findtext("pending")),
+            copied_from=root.get("copied-from", ""),
+            froze=root.get("froze") == "yes",
         )
 
 

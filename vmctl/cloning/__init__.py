@@ -1,0 +1,1 @@
+"""Clones of machines: the same disks, and an identity of their own."""
