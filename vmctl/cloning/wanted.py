@@ -76,11 +76,7 @@ def wanted_spec(
     spec = with_macs(VMSpec.model_validate(data), uuid)
     old = [str(nic.get("mac") or "").lower() for nic in before.get("nics") or ()]
     macs = {mac: nic.mac or "" for mac, nic in zip(old, spec.nics, strict=False) if mac}
-    taken = [mac for mac in macs.values() if mac in macs]
-    if taken:
-        raise UsageError(
-            f"{taken[0]} is the MAC address of its source", hint="leave it out, or give another"
-        )
+    _refuse_own_macs(values, set(macs))
     gone = {_NETWORK_CONFIG} if _NETWORK_CONFIG in values else set()
     return Wanted(
         spec=spec,
@@ -98,6 +94,15 @@ def _refuse_unchangeable(values: Mapping[str, Any]) -> None:
                 hint="nics[0].address, gateway, nameservers, dhcp, mac and forwards, "
                 "graphics[0].port, and cloud_init.hostname, fqdn and network_config can; "
                 "for all else use `vmctl set` afterwards",
+            )
+
+
+def _refuse_own_macs(values: Mapping[str, Any], macs: set[str]) -> None:
+    for path, value in values.items():
+        mac = str(value).lower().replace("-", ":")
+        if path.endswith(".mac") and mac in macs:
+            raise UsageError(
+                f"{mac} is a MAC address of its source", hint="leave it out, or give another"
             )
 
 
