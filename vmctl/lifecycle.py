@@ -52,9 +52,12 @@ class Lifecycle:
         Raises:
             ConflictError: Somebody has, and is at it; or vmctl did not make it.
         """
+        record = self._record()
+        if not record.phase.is_detour:
+            return record
         from vmctl import settling
 
-        return settling.refuse_taken(self._domain, self._record())
+        return settling.refuse_taken(self._domain, record)
 
     def _adopt(self, record: Record) -> None:
         """Take a machine over whose client was killed while it waited for the guest.

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vmctl.cloning import making
-from vmctl.hypervisor.domains import Domain
-from vmctl.hypervisor.metadata import Record
-from vmctl.progress import ProgressCallback
-
 if TYPE_CHECKING:
     from vmctl.host import Host
+    from vmctl.hypervisor.domains import Domain
+    from vmctl.hypervisor.metadata import Record
+    from vmctl.progress import ProgressCallback
     from vmctl.vm import VM
 
 __all__ = ["Cloning"]
@@ -66,6 +64,8 @@ class Cloning:
             ResourceError: The pool has no room.
             RollbackError: It failed, and not all of it could be undone.
         """
+        from vmctl.cloning import making
+
         made = making.clone(
             self._domain,
             self._record(),
