@@ -27,7 +27,7 @@ from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.metadata import Record
 from vmctl.progress import being_undone
 
-__all__ = ["GuestAgent"]
+__all__ = ["GuestAgent", "thaw_for_sure"]
 
 _AWAKE_SECONDS = 5
 # What is not written yet is written before file systems stand still.
@@ -38,6 +38,36 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\ -]{0,255}\$?")
 # As it stands in /etc/passwd of a Unix guest: nothing that a shell could take for more.
 _UNIX_USER = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}\$?", re.IGNORECASE)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def thaw_for_sure(domain: Domain) -> None:
+    """Thaw a guest's file systems, and bear a libvirtd that restarts and an agent that is slow.
+
+    Raises:
+        GuestUnreachableError: It did not work in all that time.
+    """
+    agent = Agent(domain)
+    last: list[VmctlError] = []
+
+    def attempt() -> bool | None:
+        try:
+            agent.ask("guest-fsfreeze-thaw")
+        except WrongStateError:
+            # It is off: there is nothing frozen any more. A paused one is frozen still.
+            return None if domain.is_active() else True
+        except VmctlError as error:
+            last.append(error)
+            return None
+        return True
+
+    with being_undone():
+        if Signal().wait_for(attempt, deadline=time.monotonic() + _THAW_SECONDS):
+            return
+    raise GuestUnreachableError(
+        f"the file systems of '{domain.name}' may be frozen still",
+        details=str(last[-1]) if last else "the machine is paused",
+        hint=f"when its agent answers again: `vmctl agent thaw {domain.name}`",
+    )
 
 
 class GuestAgent:
@@ -196,32 +226,7 @@ class GuestAgent:
         self._thaw_for_sure()
 
     def _thaw_for_sure(self) -> None:
-        """Thaw, and bear a libvirtd that restarts and an agent that is slow.
-
-        Raises:
-            GuestUnreachableError: It did not work in all that time.
-        """
-        last: list[VmctlError] = []
-
-        def attempt() -> bool | None:
-            try:
-                self._agent.ask("guest-fsfreeze-thaw")
-            except WrongStateError:
-                # It is off: there is nothing frozen any more. A paused one is frozen still.
-                return None if self._domain.is_active() else True
-            except VmctlError as error:
-                last.append(error)
-                return None
-            return True
-
-        with being_undone():
-            if Signal().wait_for(attempt, deadline=time.monotonic() + _THAW_SECONDS):
-                return
-        raise GuestUnreachableError(
-            f"the file systems of '{self._domain.name}' may be frozen still",
-            details=str(last[-1]) if last else "the machine is paused",
-            hint=f"when its agent answers again: `vmctl agent thaw {self._domain.name}`",
-        )
+        thaw_for_sure(self._domain)
 
     # -- accounts ---------------------------------------------------------------------------------
 

@@ -32,7 +32,9 @@ def refuse_work_in_progress(domain: Domain, record: Record) -> None:
         )
 
 
-def begin(domain: Domain, phase: Phase, claim: Claim, *, wakes: bool = False) -> bool:
+def begin(
+    domain: Domain, phase: Phase, claim: Claim, *, wakes: bool = False, **changes: Any
+) -> bool:
     """Record that a machine goes through a phase, when nobody changes its devices.
 
     Args:
@@ -40,6 +42,7 @@ def begin(domain: Domain, phase: Phase, claim: Claim, *, wakes: bool = False) ->
         phase: Which.
         claim: Who is at work.
         wakes: Whether that needs QEMU.
+        changes: What else is another in its record from now on.
 
     Returns:
         Whether QEMU has to be started for that alone; see `wake`.
@@ -49,7 +52,7 @@ def begin(domain: Domain, phase: Phase, claim: Claim, *, wakes: bool = False) ->
     """
     with changing(domain) as record:
         woken = wakes and not domain.is_active()
-        domain.update_record(phase=phase, before=record.phase, woken=woken, claim=claim)
+        domain.update_record(phase=phase, before=record.phase, woken=woken, claim=claim, **changes)
         # In a pool that is full nobody is kept out: then it is left to whoever recorded it later.
         if (domain.record() or record).claim != claim:
             raise ConflictError(

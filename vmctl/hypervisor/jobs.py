@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -10,9 +11,16 @@ from typing import Any
 
 import libvirt
 
-__all__ = ["run_job"]
+from vmctl.errors import ConflictError
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.errors import calling, is_code
+
+__all__ = ["run_job", "wait_for_job"]
 
 _LOOK_SECONDS = 0.5
+# A client that is killed leaves its call to libvirt, which goes on with it. Longer than the writing
+# of a large memory takes.
+_JOB_SECONDS = 600.0
 
 
 def run_job(raw: Any, call: Callable[[], object], *, tell: Callable[[float], None]) -> None:
@@ -62,3 +70,35 @@ def _fraction(raw: Any) -> float:
             moved = processed if remaining is None else total - remaining
             return float(min(1.0, moved / total))
     return 0.0
+
+
+def wait_for_job(domain: Domain) -> None:
+    """Wait until libvirt has ended what it is at with a machine, for a client that is gone perhaps.
+
+    Raises:
+        ConflictError: It did not end.
+    """
+    deadline = time.monotonic() + _JOB_SECONDS
+    with domain.connection.events.listening(domain.uuid) as signal:
+        if signal.wait_for(
+            lambda: None if _has_job(domain) else True, deadline=deadline, recheck=0.2
+        ):
+            return
+    raise ConflictError(
+        f"libvirt is still at work on '{domain.name}'",
+        hint="wait until that has ended: `virsh domjobinfo` shows it, `virsh domjobabort` ends it",
+    )
+
+
+def _has_job(domain: Domain) -> bool:
+    raw = domain.raw()
+    with calling(f"look for jobs of '{domain.name}'"):
+        if not raw.isActive():
+            return False
+        try:
+            return bool(raw.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+        except libvirt.libvirtError as error:
+            # It has gone off meanwhile.
+            if is_code(error, libvirt.VIR_ERR_OPERATION_INVALID):
+                return False
+            raise

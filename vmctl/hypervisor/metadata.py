@@ -15,7 +15,16 @@ from lxml import etree
 
 from vmctl.hypervisor.claims import Claim
 
-__all__ = ["KEY", "NAMESPACE", "OwnedVolume", "Pending", "Phase", "Record", "Role"]
+__all__ = [
+    "KEY",
+    "NAMESPACE",
+    "OwnedVolume",
+    "Pending",
+    "Phase",
+    "Record",
+    "Role",
+    "SnapshotWork",
+]
 
 NAMESPACE = "urn:vmctl:machine:1"
 KEY = "vmctl"
@@ -34,6 +43,10 @@ class Phase(StrEnum):
     """It is whole, and its disks are being made independent of what lies underneath them."""
     BACKING_UP = "backing-up"
     """It is whole, and QEMU writes a backup of it."""
+    SNAPSHOTTING = "snapshotting"
+    """It is whole, and an external snapshot of it is being taken."""
+    REVERTING = "reverting"
+    """It is taken back to a snapshot: its definition says whether it was."""
     DELETING = "deleting"
     """What the record lists may be gone already."""
 
@@ -43,7 +56,7 @@ class Phase(StrEnum):
         return self in _DETOURS
 
 
-_DETOURS = frozenset({Phase.FLATTENING, Phase.BACKING_UP})
+_DETOURS = frozenset({Phase.FLATTENING, Phase.BACKING_UP, Phase.SNAPSHOTTING, Phase.REVERTING})
 
 
 class Role(StrEnum):
@@ -56,6 +69,10 @@ class Role(StrEnum):
     KERNEL = "kernel"
     NVRAM = "nvram"
     """UEFI's variables; libvirt makes it at the first start, unless the machine brought its own."""
+    SNAPSHOT_MEMORY = "snapshot-memory"
+    """A running machine's memory in an external snapshot; libvirt makes it."""
+    SNAPSHOT_NVRAM = "snapshot-nvram"
+    """UEFI's variables as an external snapshot holds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +108,29 @@ class Pending:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SnapshotWork:
+    """An external snapshot that is being taken, or a snapshot that is being gone back to.
+
+    Attributes:
+        snapshot: Its name.
+        made: The volumes that are made for it.
+        suspended: Whether the guest, which ran, stands still for it.
+        frozen: Whether its file systems do.
+        sources: Of a revert: target and path of the files that the disks go on in.
+        going: Of a revert: volumes that the machine leaves, and that go unless a snapshot has them.
+        before: Of a revert: the definition that it leaves, without secrets and this record.
+    """
+
+    snapshot: str
+    made: tuple[OwnedVolume, ...] = ()
+    suspended: bool = False
+    frozen: bool = False
+    sources: dict[str, str] = field(default_factory=dict)
+    going: tuple[OwnedVolume, ...] = ()
+    before: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """A machine, as vmctl remembers it.
 
@@ -119,6 +159,7 @@ class Record:
         copied_from: UUID of the machine whose disks are being copied into its own; empty when
             they are whole.
         froze: Whether that one's file systems are frozen for it, or were about to be.
+        work: The snapshot that is being taken or gone back to.
     """
 
     uuid: str
@@ -140,6 +181,7 @@ class Record:
     pending: Pending | None = None
     copied_from: str = ""
     froze: bool = False
+    work: SnapshotWork | None = None
 
     def volume(self, role: Role) -> OwnedVolume | None:
         """Return the first owned volume of that role."""
@@ -187,6 +229,8 @@ class Record:
         found = {name.replace("_", "-"): getattr(self, name) for name in names}
         if self.pending is not None:
             found["pending"] = _to_json(asdict(self.pending))
+        if self.work is not None:
+            found["work"] = _to_json(asdict(self.work))
         found["spec"] = _to_json(self.spec)
         return {name: text for name, text in found.items() if text}
 
@@ -230,6 +274,7 @@ class Record:
             pending=_read_pending(root.findtext("pending")),
             copied_from=root.get("copied-from", ""),
             froze=root.get("froze") == "yes",
+            work=_read_work(root.findtext("work")),
         )
 
 
@@ -246,6 +291,18 @@ def _read_pending(text: str | None) -> Pending | None:
             data[name] = OwnedVolume(**{**data[name], "role": Role(data[name]["role"])})
     data["base"] = None if data["base"] is None else tuple(data["base"])
     return Pending(**data)
+
+
+def _read_work(text: str | None) -> SnapshotWork | None:
+    if not text:
+        return None
+    data = json.loads(text)
+    for name in ("made", "going"):
+        data[name] = tuple(
+            OwnedVolume(pool=entry["pool"], name=entry["name"], role=Role(entry["role"]))
+            for entry in data[name]
+        )
+    return SnapshotWork(**data)
 
 
 def _read_spec(text: str) -> dict[str, Any]:

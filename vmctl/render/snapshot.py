@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lxml import etree
 
-__all__ = ["render_snapshot"]
+__all__ = ["render_external_snapshot", "render_snapshot"]
 
 
 def render_snapshot(name: str, *, description: str = "") -> str:
@@ -14,8 +16,40 @@ def render_snapshot(name: str, *, description: str = "") -> str:
         name: Its name.
         description: What a person wants to remember of it.
     """
+    return etree.tostring(_root(name, description), encoding="unicode")
+
+
+def render_external_snapshot(
+    name: str, *, overlays: Mapping[str, str | None], memory: str | None, description: str = ""
+) -> str:
+    """Return the XML of an external snapshot.
+
+    Args:
+        name: Its name.
+        overlays: Of every disk and drive, by its target, the path of the qcow2 file that the
+            machine goes on in; None for one that is left out.
+        memory: The path of the file that the memory is written to; None: it is not in it.
+        description: What a person wants to remember of it.
+    """
+    root = _root(name, description)
+    if memory is None:
+        etree.SubElement(root, "memory", snapshot="no")
+    else:
+        etree.SubElement(root, "memory", snapshot="external", file=memory)
+    disks = etree.SubElement(root, "disks")
+    for target, path in overlays.items():
+        if path is None:
+            etree.SubElement(disks, "disk", name=target, snapshot="no")
+            continue
+        disk = etree.SubElement(disks, "disk", name=target, snapshot="external", type="file")
+        etree.SubElement(disk, "driver", type="qcow2")
+        etree.SubElement(disk, "source", file=path)
+    return etree.tostring(root, encoding="unicode")
+
+
+def _root(name: str, description: str) -> etree._Element:
     root = etree.Element("domainsnapshot")
     etree.SubElement(root, "name").text = name
     if description:
         etree.SubElement(root, "description").text = description
-    return etree.tostring(root, encoding="unicode")
+    return root

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from vmctl.hypervisor.claims import Claim
-from vmctl.hypervisor.metadata import NAMESPACE, OwnedVolume, Pending, Phase, Record, Role
+from vmctl.hypervisor.metadata import (
+    NAMESPACE,
+    OwnedVolume,
+    Pending,
+    Phase,
+    Record,
+    Role,
+    SnapshotWork,
+)
 
 # What XML 1.0 can hold; the spec refuses anything else before it gets here.
 _texts = st.text(
@@ -57,6 +65,17 @@ _records = st.builds(
         base=st.none() | st.tuples(_texts, _texts),
         gone=st.none() | _volumes,
         deletes=st.booleans(),
+    ),
+    work=st.none()
+    | st.builds(
+        SnapshotWork,
+        snapshot=_texts,
+        made=st.lists(_volumes, max_size=2).map(tuple),
+        suspended=st.booleans(),
+        frozen=st.booleans(),
+        sources=st.dictionaries(_texts, _texts, max_size=2),
+        going=st.lists(_volumes, max_size=2).map(tuple),
+        before=_texts,
     ),
 )
 
