@@ -6,8 +6,12 @@ from vmctl import backup_traces, flatten
 from vmctl.errors import ConflictError
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Phase, Record
+from vmctl.snapshotting import settling as snapshotting
 
 __all__ = ["refuse_taken", "settle"]
+
+# What is done in these is done to the machine's power, too.
+_UNDISTURBED = frozenset({Phase.SNAPSHOTTING, Phase.REVERTING})
 
 
 def settle(domain: Domain, record: Record) -> None:
@@ -16,6 +20,7 @@ def settle(domain: Domain, record: Record) -> None:
         flatten.settle(domain)
     if record.phase is Phase.BACKING_UP:
         backup_traces.settle(domain)
+    snapshotting.settle(domain, record)
 
 
 def refuse_taken(domain: Domain, record: Record) -> Record:
@@ -29,8 +34,10 @@ def refuse_taken(domain: Domain, record: Record) -> Record:
     Raises:
         ConflictError: Somebody is at such work.
     """
+    if not record.phase.is_detour:
+        return record
     # A job beside a running guest ends with it, and its disk is whole.
-    if not record.phase.is_detour or not record.woken:
+    if not record.woken and record.phase not in _UNDISTURBED:
         return record
     if record.claim is not None and not record.claim.is_abandoned():
         raise ConflictError(

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
-from lxml import etree
-
-from vmctl import power
-from vmctl.errors import ConflictError, UnsupportedError, UsageError
+from vmctl import detours, power
+from vmctl.agent import GuestAgent
+from vmctl.changes import refuse_while_changed
+from vmctl.errors import ConflictError, UnsupportedError, UsageError, VmctlError
 from vmctl.hypervisor import snapshots as backend
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.exports import refuse_while_exported
@@ -18,23 +18,23 @@ from vmctl.hypervisor.metadata import Record, Role
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.render.facts import HostFacts
 from vmctl.render.snapshot import render_snapshot
+from vmctl.snapshotting import creating, reverting
+from vmctl.snapshotting.choosing import Choice, MachineShape, SnapshotKind, choose
+from vmctl.snapshotting.looking import shape_of
+from vmctl.snapshotting.planning import plan_snapshot
+from vmctl.snapshotting.settling import settle_abandoned
 
-__all__ = ["Snapshot", "Snapshots"]
+__all__ = ["Choice", "Snapshot", "SnapshotKind", "Snapshots"]
 
 Snapshot: TypeAlias = backend.SnapshotFacts
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
-# Of a spec, what a snapshot does not hold.
-_NO_DEVICES = ("name", "labels", "autostart")
-
-
 class Snapshots:
-    """The snapshots of one machine.
+    """The snapshots of one machine, those that other programs took included.
 
-    They are internal ones: they lie in the machine's own qcow2 disks, all disks together, and for a
-    running machine its memory as well.
+    They are internal or external ones, as the machine allows; see `SnapshotKind`.
     """
 
     def __init__(
@@ -51,108 +51,163 @@ class Snapshots:
         self._forget_connection = forget_connection
 
     def create(
-        self, name: str, *, description: str = "", progress: ProgressCallback | None = None
+        self,
+        name: str,
+        *,
+        memory: bool | None = None,
+        quiesce: bool | None = None,
+        kind: SnapshotKind | str | None = None,
+        description: str = "",
+        progress: ProgressCallback | None = None,
     ) -> Snapshot:
-        """Take a snapshot; a running machine's memory is in it, and it runs on afterwards.
+        """Take a snapshot of all that the machine writes to, together, and of its memory.
 
         Args:
             name: At most 63 letters, digits and ``. _ -``.
+            memory: Whether a running machine's memory is in it; None: if that can be.
+            quiesce: Whether the agent freezes the guest's file systems for it; None: if the memory
+                is not in it, and an agent answers. They are thawed whatever happens.
+            kind: ``internal`` or ``external``; None: what the machine allows. ``why`` of the
+                snapshot tells.
             description: What to remember of it.
             progress: Told of the one phase, ``snapshot``.
 
         Raises:
-            UsageError: That is no name for a snapshot.
-            ConflictError: There is one of that name, or the machine is not ready yet, or it is
-                being exported.
-            UnsupportedError: The machine can't be snapshotted: a disk is not qcow2, or it has UEFI
-                and its NVRAM is not qcow2, or libvirt is older than 10.10.
+            UsageError: That is no name for a snapshot, or memory and frozen file systems are asked
+                for at once.
+            ConflictError: There is one of that name, or the machine is not ready yet, or somebody
+                is at work on it, or it has snapshots of the other kind.
+            WrongStateError: Its state does not allow it.
+            UnsupportedError: A disk can't be in a snapshot, or what is asked for can't be.
+            GuestUnreachableError: It shall be quiesced, and no agent answers.
+            ResourceError: There is no room.
         """
-        if _NAME.fullmatch(name) is None:
-            raise UsageError(
-                f"{name[:80]!r} can't be the name of a snapshot",
-                hint="use up to 63 letters, digits, dots, dashes and underscores",
-            )
-        record = self._record()
-        self._refuse_work_in_progress(record)
+        _check_name(name)
+        record = self._free_record("snapshotted")
         if record.volume(Role.SEED) is not None:
             raise ConflictError(
                 f"'{self._domain.name}' is not ready yet: its seed is still in its drive",
                 hint=f"wait for it first: `vmctl wait {self._domain.name}`",
             )
-        power.refuse_saved(self._domain, "snapshotted")
-        self._refuse_impossible()
-        xml = render_snapshot(name, description=description)
-        with Reporter(self._domain.name, progress).phase("snapshot"):
-            return backend.create(self._domain, xml, name=name)
+        self._refuse_taken(name)
+        shape = self._shape()
+        choice = choose(
+            shape,
+            kind=_kind(kind),
+            memory=memory,
+            quiesce=quiesce,
+            agent_answers=lambda: self._agent_answers(record),
+        )
+        self._refuse_jobs()
+        with Reporter(self._domain.name, progress).phase("snapshot") as phase:
+            if choice.kind is SnapshotKind.INTERNAL:
+                xml = render_snapshot(name, description=description)
+                return replace(backend.create(self._domain, xml, name=name), why=choice.why)
+            plan = plan_snapshot(self._domain, record, shape, name=name, memory=choice.memory)
+            creating.take(self._domain, record, plan, choice, description=description, phase=phase)
+        return replace(backend.details_of(self._domain, name).facts, why=choice.why)
 
-    def _refuse_work_in_progress(self, record: Record) -> None:
-        """Keep what is in the middle of something out of a snapshot, and from being undone."""
+    def choice(self) -> Choice:
+        """Return of which kind its next snapshot would be, what would be in it, and why.
+
+        Its guest is not asked: ``quiesce`` tells nothing.
+
+        Raises:
+            VmctlError: It can't be snapshotted now; the error says why.
+        """
+        return choose(self._shape())
+
+    def _shape(self) -> MachineShape:
+        snapshots = backend.list_details(self._domain)
+        shape = shape_of(self._domain, snapshots, facts=self._facts())
+        if not shape.disks:
+            raise UnsupportedError(
+                f"'{self._domain.name}' has no disk that it writes to, and so nothing to snapshot",
+                hint="a snapshot holds disks",
+            )
+        return shape
+
+    def _agent_answers(self, record: Record) -> bool:
+        try:
+            GuestAgent(self._domain, record=lambda: record).ping()
+        except VmctlError:
+            return False
+        return True
+
+    def _free_record(self, verb: str) -> Record:
+        """Return the record of a machine that nobody is at work on.
+
+        What a killed client left of a snapshot is settled first.
+        """
+        record = settle_abandoned(self._domain, self._record())
         refuse_while_exported(self._domain.name, record)
-        if record.claim is not None:
-            raise ConflictError(
-                f"somebody is at work on '{self._domain.name}': it is {record.phase.value}",
-                hint="wait until that has ended; `vmctl gc` removes what a killed client left",
-            )
+        detours.refuse_work_in_progress(self._domain, record)
+        refuse_while_changed(self._domain, record)
+        power.refuse_saved(self._domain, verb)
+        return record
 
-    def _refuse_impossible(self) -> None:
-        """Say in one sentence why it can't be, before the guest is paused for it."""
-        root = etree.fromstring(self._domain.xml())
-        name = self._domain.name
-        nvram = root.find("os/nvram")
-        able = "internal-snapshot-nvram" in self._facts().features
-        if nvram is not None and not (able and nvram.get("format") == "qcow2"):
-            raise UnsupportedError(
-                f"'{name}' has UEFI, and libvirt can snapshot its NVRAM only where that is qcow2, "
-                "from 10.10 on",
-                hint="machines with `firmware: bios` can be snapshotted",
-            )
-        for disk in root.findall("devices/disk"):
-            driver, target = disk.find("driver"), disk.find("target")
-            medium = disk.get("device") in {"cdrom", "floppy"} and disk.find("source") is None
-            read_only = disk.find("readonly") is not None
-            if medium or read_only or (driver is not None and driver.get("type") == "qcow2"):
-                continue
-            where = "?" if target is None else target.get("dev")
-            raise UnsupportedError(
-                f"the disk '{where}' of '{name}' is not qcow2, so it can't be snapshotted",
-                hint="snapshots lie inside qcow2 disks",
+    def _refuse_taken(self, name: str) -> None:
+        if backend.exists(self._domain, name):
+            raise backend.name_is_taken(self._domain, name)
+
+    def _refuse_jobs(self) -> None:
+        for target in backend.busy_disks(self._domain):
+            raise ConflictError(
+                f"a job is at work on the disk '{target}' of '{self._domain.name}'",
+                hint="wait until it has ended: `virsh blockjob` shows it",
             )
 
     def list(self) -> list[Snapshot]:
         """Return the snapshots, the oldest first."""
         return backend.list_snapshots(self._domain)
 
-    def revert(self, name: str, *, progress: ProgressCallback | None = None) -> None:
+    def revert(
+        self, name: str, *, keep: str | None = None, progress: ProgressCallback | None = None
+    ) -> None:
         """Take the machine back to a snapshot: its disks, and its memory if that is in it.
 
-        A snapshot of a running machine leaves it running, one of a machine that was off leaves it
-        off. What was not snapshotted is lost.
+        A snapshot with memory leaves it as it was then, running; every other leaves it off. What
+        was not snapshotted is lost. However this ends, the machine is as before, or as in the
+        snapshot.
 
         Args:
             name: Which.
-            progress: Told of the one phase, ``revert``.
+            keep: The name of a snapshot that is taken of the present state first.
+            progress: Told of the phase ``revert``, and of ``snapshot`` if that is taken.
 
         Raises:
             NotFoundError: There is no such snapshot.
-            ConflictError: Somebody is at work on the machine, or exports it.
+            ConflictError: Somebody is at work on the machine, or exports it; or it is to be kept
+                under a name that is taken; or external snapshots lie on an internal one.
             WrongStateError: The machine has a saved state.
+            ImageError: A file of the snapshot is gone.
+            HypervisorError: Its memory can't be restored; the machine is as it was, and off.
         """
-        record = self._record()
-        self._refuse_work_in_progress(record)
-        power.refuse_saved(self._domain, "reverted")
+        record = self._free_record("reverted")
+        details = backend.details_of(self._domain, name, secure=True)
+        self._refuse_impossible(details)
+        if keep is not None:
+            _check_name(keep)
+            self._refuse_taken(keep)
+            self.create(keep, progress=progress)
+            record = self._record()
         self._forget_connection()
-        with Reporter(self._domain.name, progress).phase("revert"):
-            backend.revert(self._domain, name)
-        # The snapshot brought back the metadata of its time; what vmctl knows now is newer, but for
-        # the devices, which are those of that time again. What is no device is as it was just now.
-        then = self._domain.record()
-        if then is not None:
-            owned = tuple(dict.fromkeys((*record.volumes, *then.volumes)))
-            kept = {name: record.spec[name] for name in _NO_DEVICES if name in record.spec}
-            record = replace(record, spec={**then.spec, **kept}, volumes=owned)
-        self._domain.write_record(record)
-        if self._domain.is_active():
-            power.apply_forwards(self._domain, record.spec)
+        with Reporter(self._domain.name, progress).phase("revert") as phase:
+            reverting.go_back(self._domain, record, details, phase=phase)
+        self._forget_connection()
+
+    def _refuse_impossible(self, details: backend.SnapshotDetails) -> None:
+        self._refuse_jobs()
+        if details.facts.kind == SnapshotKind.EXTERNAL:
+            reverting.refuse_lost_files(self._domain, details)
+            return
+        above = [entry.name for entry in self.list() if entry.kind == SnapshotKind.EXTERNAL]
+        if above:
+            raise ConflictError(
+                f"'{details.facts.name}' lies inside the disks of '{self._domain.name}', whose "
+                f"files external snapshots have frozen: {', '.join(above)}",
+                hint="delete those first",
+            )
 
     def delete(self, name: str, *, progress: ProgressCallback | None = None) -> None:
         """Delete a snapshot; later ones stay whole.
@@ -168,3 +223,20 @@ class Snapshots:
         refuse_while_exported(self._domain.name, self._record())
         with Reporter(self._domain.name, progress).phase("delete"):
             backend.delete(self._domain, name)
+
+
+def _check_name(name: str) -> None:
+    if _NAME.fullmatch(name) is None:
+        raise UsageError(
+            f"{name[:80]!r} can't be the name of a snapshot",
+            hint="use up to 63 letters, digits, dots, dashes and underscores",
+        )
+
+
+def _kind(asked: SnapshotKind | str | None) -> SnapshotKind | None:
+    try:
+        return None if asked is None else SnapshotKind(asked)
+    except ValueError:
+        raise UsageError(
+            f"there is no kind of snapshot {asked!r}", hint=f"one of: {', '.join(SnapshotKind)}"
+        ) from None

@@ -1,0 +1,91 @@
+"""What of a machine decides how it is snapshotted, read from libvirt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lxml import etree
+
+from vmctl.errors import UnsupportedError
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.snapshots import SnapshotDetails
+from vmctl.render.facts import HostFacts
+from vmctl.snapshotting.choosing import DiskShape, MachineShape, SnapshotKind
+
+__all__ = ["drive_targets", "shape_of"]
+
+
+def shape_of(
+    domain: Domain, snapshots: Sequence[SnapshotDetails], *, facts: HostFacts
+) -> MachineShape:
+    """Return what decides the kind of a machine's next snapshot.
+
+    Args:
+        domain: The machine.
+        snapshots: Those that it has.
+        facts: What its host can do.
+
+    Raises:
+        UnsupportedError: It has a medium that its guest can write to.
+    """
+    active = domain.is_active()
+    root = etree.fromstring(domain.xml(inactive=not active))
+    return MachineShape(
+        name=domain.name,
+        state=domain.state().value,
+        active=active,
+        disks=tuple(_written_disks(domain, root)),
+        raw_variables=_has_raw_variables(root, facts),
+        memory_barrier=_memory_barrier(root),
+        kinds=frozenset(SnapshotKind(entry.facts.kind) for entry in snapshots),
+    )
+
+
+def drive_targets(root: etree._Element) -> tuple[str, ...]:
+    """Return the targets of all disks and drives in a machine's XML."""
+    return tuple(node.get("dev", "") for node in root.findall("devices/disk/target"))
+
+
+def _written_disks(domain: Domain, root: etree._Element) -> Iterator[DiskShape]:
+    for node in root.findall("devices/disk"):
+        device = node.get("device", "disk")
+        if node.find("readonly") is not None or device == "cdrom":
+            continue
+        driver, target = node.find("driver"), node.find("target")
+        name = "" if target is None else target.get("dev", "")
+        if device == "floppy":
+            if node.find("source") is not None:
+                raise UnsupportedError(
+                    f"the floppy '{name}' in '{domain.name}' can be written to, "
+                    "so it can't be in a snapshot",
+                    hint="eject it first, or make it read-only",
+                )
+            continue
+        yield DiskShape(
+            target=name,
+            format="raw" if driver is None else driver.get("type", "raw"),
+            type=node.get("type", "file"),
+            barrier=_barrier(node, device),
+        )
+
+
+def _barrier(node: etree._Element, device: str) -> str:
+    if device == "lun":
+        return "a passed-through device"
+    if node.find("shareable") is not None:
+        return "shared with other machines"
+    if node.find("transient") is not None:
+        return "a transient one, which forgets what is written"
+    return "" if node.get("type", "file") in {"file", "block"} else "a server's"
+
+
+def _has_raw_variables(root: etree._Element, facts: HostFacts) -> bool:
+    nvram = root.find("os/nvram")
+    able = "internal-snapshot-nvram" in facts.features
+    return nvram is not None and not (able and nvram.get("format") == "qcow2")
+
+
+def _memory_barrier(root: etree._Element) -> str:
+    if root.find("devices/filesystem") is not None:
+        return "shared folders"
+    return "a device of the host" if root.find("devices/hostdev") is not None else ""

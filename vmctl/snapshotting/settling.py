@@ -1,0 +1,25 @@
+"""Snapshots and reverts that a killed client left in the middle."""
+
+from __future__ import annotations
+
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.metadata import Phase, Record
+from vmctl.snapshotting import creating, reverting
+
+__all__ = ["settle", "settle_abandoned"]
+
+
+def settle(domain: Domain, record: Record) -> None:
+    """Bring to an end what somebody began with snapshots who is not there any more."""
+    if record.phase is Phase.SNAPSHOTTING:
+        creating.settle(domain)
+    elif record.phase is Phase.REVERTING:
+        reverting.settle(domain)
+
+
+def settle_abandoned(domain: Domain, record: Record) -> Record:
+    """Settle what a killed client left; returns the record as it is then."""
+    if record.claim is not None and record.claim.is_abandoned():
+        settle(domain, record)
+        return domain.record() or record
+    return record
