@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,12 +39,14 @@ _which = click.argument("which", metavar="SNAPSHOT")
 
 def _print(found: Sequence[Snapshot]) -> None:
     print_table(
-        ("NAME", "CREATED", "STATE", "PARENT", "CURRENT", "DESCRIPTION"),
+        ("NAME", "CREATED", "STATE", "KIND", "MEMORY", "PARENT", "CURRENT", "DESCRIPTION"),
         [
             (
                 entry.name,
                 entry.created.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
                 entry.state,
+                entry.kind,
+                "yes" if entry.memory else "",
                 entry.parent,
                 "yes" if entry.current else "",
                 entry.description,
@@ -58,12 +60,34 @@ def _print(found: Sequence[Snapshot]) -> None:
 @_name
 @_which
 @click.option("--description", default="", metavar="TEXT", help="What to remember of it.")
+@click.option(
+    "--memory/--no-memory",
+    default=None,
+    help="Whether the memory of a running machine is in it; otherwise it is, if it can be.",
+)
+@click.option(
+    "--quiesce/--no-quiesce",
+    default=None,
+    help="Whether the agent freezes the guest's file systems for it; otherwise it does, "
+    "if the memory is not in it and an agent answers.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(("internal", "external")),
+    help="Where it lies; otherwise as the machine allows.",
+)
 @pass_app
-def create(app: App, name: str, which: str, description: str) -> None:
-    """Take the snapshot SNAPSHOT of NAME; a running machine's memory is in it."""
+def create(app: App, /, name: str, which: str, **how: Any) -> None:
+    """Take the snapshot SNAPSHOT of NAME: all disks together, and a running one's memory."""
     with app.machine(name) as machine, app.progress(passing=True) as progress:
-        made = machine.snapshots.create(which, description=description, progress=progress)
-    app.show(made, lambda: app.note(f"{machine.name}: took the snapshot {made.name}"))
+        made = machine.snapshots.create(which, progress=progress, **how)
+    app.show(
+        made,
+        lambda: app.note(
+            f"{machine.name}: took the {made.kind} snapshot {made.name}"
+            f"{' with its memory' if made.memory else ''} ({made.why})"
+        ),
+    )
 
 
 @command("list")
@@ -97,12 +121,13 @@ def _known(machine: VM, which: str) -> str:
 @command("revert")
 @_name
 @_which
+@click.option("--keep", metavar="NEW", help="First take the snapshot NEW of the present state.")
 @pass_app
-def revert(app: App, name: str, which: str) -> None:
+def revert(app: App, name: str, which: str, keep: str | None) -> None:
     """Take NAME back to SNAPSHOT; what was not snapshotted is lost."""
     with app.machine(name) as machine:
         with app.progress(passing=True) as progress:
-            machine.snapshots.revert(_known(machine, which), progress=progress)
+            machine.snapshots.revert(_known(machine, which), keep=keep, progress=progress)
         found = {"name": machine.name, "snapshot": which, "state": machine.state}
     app.show(found, lambda: app.note(f"{machine.name}: is back at {which}, {found['state']}"))
 
