@@ -15,6 +15,7 @@ from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.removal import releasable_bases, releasable_networks, remove_machine
+from vmctl.snapshotting import settling as snapshotting
 
 __all__ = ["Leftover", "collect"]
 
@@ -29,8 +30,8 @@ class Leftover:
         phase: What was being done: ``creating``, ``provisioning``, ``deleting``, ``uploading`` a
             volume, ``dumping`` a machine's memory into one, ``backing-up`` a machine, or
             ``removing`` an image, which stays; only the note that it is going goes. Of
-            ``flattening`` only the work ends, and of ``changing`` only what a change left
-            goes: the machine stays.
+            ``flattening`` only the work ends, of ``changing``, ``snapshotting`` and ``reverting``
+            only what was made for it goes, if it was not done: the machine stays.
         client: The host name of the client that was at work.
         volumes: ``POOL/NAME`` of the volumes that go with it, those of images that only it brought
             included; some may never have existed.
@@ -205,7 +206,9 @@ def _leftover(domain: Domain, record: Record) -> Leftover:
             uuid=domain.uuid,
             phase=record.phase.value,
             client="" if record.claim is None else record.claim.client,
-            volumes=(),
+            volumes=tuple(
+                f"{volume.pool}/{volume.name}" for volume in snapshotting.left_over(domain, record)
+            ),
             networks=record.started_networks,
         )
     return Leftover(

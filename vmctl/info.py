@@ -112,6 +112,11 @@ class MachineInfo(MachineSummary):
         nics: Its network interfaces.
         graphics: Its graphics servers, ``vnc 127.0.0.1:5900`` where it runs, on its host.
         snapshots: The names of its snapshots, the oldest first.
+        current_snapshot: The one that it goes on from; empty without one.
+        snapshot_kind: Of which kind its next snapshot would be, ``internal`` or ``external``; empty
+            where it can't have one now.
+        snapshot_why: Why it would be of that kind, or why it can't have one; empty for a machine
+            that vmctl did not make.
         sources: What each source says of its address.
     """
 
@@ -132,11 +137,27 @@ class MachineInfo(MachineSummary):
     nics: tuple[NicInfo, ...] = ()
     graphics: tuple[str, ...] = ()
     snapshots: tuple[str, ...] = ()
+    current_snapshot: str = ""
+    snapshot_kind: str = ""
+    snapshot_why: str = ""
     sources: dict[str, str] = field(default_factory=dict)
 
 
-def describe(domain: Domain, record: Record | None, *, reach: Reach) -> MachineInfo:
-    """Return all that is known of one machine; its guest is asked where it runs."""
+def describe(
+    domain: Domain,
+    record: Record | None,
+    *,
+    reach: Reach,
+    next_snapshot: tuple[str, str] = ("", ""),
+) -> MachineInfo:
+    """Return all that is known of one machine; its guest is asked where it runs.
+
+    Args:
+        domain: The machine.
+        record: What vmctl knows of it.
+        reach: How its guest is reached.
+        next_snapshot: The kind of its next snapshot, and why.
+    """
     state, reason = state_and_reason(domain)
     root = etree.fromstring(domain.xml())
     sighting = addresses.Sighting()
@@ -144,6 +165,7 @@ def describe(domain: Domain, record: Record | None, *, reach: Reach) -> MachineI
         sighting = addresses.look(domain, record.spec, reach=reach, make_forwards=False)
     since = runs.running_since(domain)
     os_type = root.find("os/type")
+    taken = snapshots.list_snapshots(domain)
     return MachineInfo(
         name=domain.name,
         uuid=domain.uuid,
@@ -169,7 +191,10 @@ def describe(domain: Domain, record: Record | None, *, reach: Reach) -> MachineI
         disks=tuple(_with_space(domain, _disk(node)) for node in root.findall("devices/disk")),
         nics=tuple(_nic(node) for node in root.findall("devices/interface")),
         graphics=tuple(_graphics(node) for node in root.findall("devices/graphics")),
-        snapshots=tuple(entry.name for entry in snapshots.list_snapshots(domain)),
+        snapshots=tuple(entry.name for entry in taken),
+        current_snapshot=next((entry.name for entry in taken if entry.current), ""),
+        snapshot_kind=next_snapshot[0],
+        snapshot_why=next_snapshot[1],
         sources=sighting.said,
     )
 

@@ -1,4 +1,4 @@
-"""Whether the images under disks are there, and still what they were."""
+"""Whether the files under disks and snapshots are there, and images still what they were."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from vmctl import bases
+from vmctl.errors import NotFoundError
 from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.names import list_domains
 from vmctl.hypervisor.pools import Pool, list_pools, open_pool
+from vmctl.hypervisor.snapshots import list_details
 from vmctl.hypervisor.usage import Usage, read_usage
 from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts, list_volumes
 from vmctl.imaging.digests import cache_folder
@@ -21,7 +24,7 @@ _WINDOW = 16 << 20
 
 
 def broken_images(connection: Connection) -> list[str]:
-    """Return a sentence for each image that disks depend on and that is missing or changed.
+    """Return a sentence for each file that disks or snapshots need and that is missing or changed.
 
     A base image is read whole when this client first sees it, or sees it with another size.
     """
@@ -33,6 +36,24 @@ def broken_images(connection: Connection) -> list[str]:
             volumes = list_volumes(connection, facts.name)
             found += _missing(pool, volumes, usage)
             found += _changed(pool, volumes, usage)
+            found += _lost(pool, volumes)
+    return found
+
+
+def _lost(pool: Pool, volumes: list[VolumeFacts]) -> list[str]:
+    """Return a sentence for each file of a snapshot that the pool has not any more."""
+    there = {volume.path for volume in volumes}
+    found = []
+    for listed in list_domains(pool.connection):
+        # It may go away meanwhile.
+        with suppress(NotFoundError):
+            for snapshot in list_details(listed.domain):
+                found += [
+                    f"the file {path} of the snapshot '{snapshot.facts.name}' of the machine "
+                    f"'{listed.domain.name}' is missing; it can't be gone back to"
+                    for path in snapshot.held
+                    if path.startswith(f"{pool.folder}/") and path not in there
+                ]
     return found
 
 

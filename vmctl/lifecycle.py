@@ -389,7 +389,8 @@ class Lifecycle:
         Its guest's host name is not changed, and its volumes keep their names.
 
         Raises:
-            ConflictError: vmctl did not make it, or another machine has that name.
+            ConflictError: vmctl did not make it, another machine has that name, or it has a
+                snapshot with its memory in it, or an internal one.
             WrongStateError: It is not off, or has a saved state.
             UnsupportedError: An older vmctl made it, and its UEFI's variables lie in a file of
                 libvirt's that has its name.

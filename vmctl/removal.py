@@ -23,6 +23,7 @@ from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.names import Listed, find, list_domains
 from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.hypervisor.volumes import StoredVolume, list_volumes
+from vmctl.snapshotting.files import made_by_others
 
 __all__ = ["releasable_bases", "releasable_networks", "remove_machine"]
 
@@ -49,7 +50,9 @@ def remove_machine(domain: Domain, record: Record) -> None:
 
 def _remove(domain: Domain, record: Record, claim: Claim) -> None:
     try:
-        domain.update_record(phase=Phase.DELETING, claim=claim)
+        # Before the snapshots go that name them.
+        volumes = (*record.volumes, *made_by_others(domain, record))
+        record = domain.update_record(phase=Phase.DELETING, claim=claim, volumes=volumes)
         domain.destroy()
     except NotFoundError:
         # Somebody else removed the definition; what it owned is still to be removed.
@@ -150,8 +153,8 @@ def _remove_volume(domain: Domain, volume: OwnedVolume) -> None:
         pool = open_pool(domain.connection, volume.pool)
     except NotFoundError:
         return
-    if volume.role is Role.NVRAM:
-        # libvirt made it at the first start, and its pool has not seen it yet. Where it can't look
+    if volume.role in {Role.NVRAM, Role.SNAPSHOT_MEMORY}:
+        # libvirt made it, and its pool may not have seen it yet. Where it can't look
         # now, the file goes with the definition.
         pool.refresh()
     StoredVolume.of(pool, volume.name).delete()

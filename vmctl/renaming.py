@@ -13,6 +13,7 @@ from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record, Role
 from vmctl.hypervisor.power import rename as rename_domain
+from vmctl.hypervisor.snapshots import INTERNAL, list_snapshots
 from vmctl.progress import being_undone
 from vmctl.spec.names import MachineName, hostname_of
 
@@ -79,6 +80,7 @@ def _refuse_impossible(domain: Domain, record: Record) -> None:
             f"somebody is at work on '{domain.name}': it is {record.phase.value}",
             hint="wait until that has ended",
         )
+    _refuse_snapshots(domain)
     in_libvirts_folder = record.volume(Role.NVRAM) is None
     nvram = etree.fromstring(domain.xml(inactive=True)).find("os/nvram")
     if in_libvirts_folder and nvram is not None:
@@ -88,3 +90,14 @@ def _refuse_impossible(domain: Domain, record: Record) -> None:
             f"'{domain.name}' has UEFI, whose variables lie in a file that is named after it",
             hint="export it and import it under the new name",
         )
+
+
+def _refuse_snapshots(domain: Domain) -> None:
+    """Refuse what a snapshot holds the old name in, where libvirt takes no other."""
+    for entry in list_snapshots(domain):
+        if entry.memory or entry.kind == INTERNAL:
+            raise ConflictError(
+                f"'{domain.name}' can't be renamed: its snapshot '{entry.name}' could not be gone "
+                "back to any more",
+                hint="delete it first; external snapshots without memory don't mind",
+            )

@@ -117,9 +117,17 @@ class Snapshots:
         """
         return choose(self._shape())
 
+    def outlook(self) -> tuple[str, str]:
+        """Return the kind of its next snapshot and why; or no kind, and why it can't have one."""
+        try:
+            choice = self.choice()
+        except (ConflictError, UnsupportedError) as error:
+            return "", error.brief
+        return choice.kind.value, choice.why
+
     def _shape(self) -> MachineShape:
         snapshots = backend.list_details(self._domain)
-        shape = shape_of(self._domain, snapshots, facts=self._facts())
+        shape = shape_of(self._domain, snapshots, facts=self._facts)
         if not shape.disks:
             raise UnsupportedError(
                 f"'{self._domain.name}' has no disk that it writes to, and so nothing to snapshot",

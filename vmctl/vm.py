@@ -120,7 +120,13 @@ class VM(Lifecycle, Inside, Cloning):
         """Return all that is known of it."""
         from vmctl import info
 
-        return info.describe(self._domain, self._domain.record(), reach=self._host.reach)
+        record = self._domain.record()
+        return info.describe(
+            self._domain,
+            record,
+            reach=self._host.reach,
+            next_snapshot=("", "") if record is None else self.snapshots.outlook(),
+        )
 
     def stats(self, *, since: MachineStats | None = None, interval: float = 0.0) -> MachineStats:
         """Measure what it uses.

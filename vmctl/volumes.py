@@ -253,10 +253,9 @@ class Volumes:
                     hint="wait until that has ended",
                 )
             refuse_while_exported(listed.domain.name, record)
-            # As the plan of a launch names it: MACHINE.UUID.TARGET.FORMAT.
-            target = facts.name.removeprefix(f"{listed.domain.name}.{record.uuid}.").partition(".")[
-                0
-            ]
+            # As the plan of a launch names it, MACHINE.UUID.TARGET.FORMAT; or a snapshot the file
+            # that the disk goes on in, UUID.TARGET.NUMBER.qcow2.
+            target = facts.name.partition(f"{record.uuid}.")[2].partition(".")[0]
             targets = disk_targets(VMSpec.from_record(record.spec))
             return (listed.domain, targets.index(target)) if target in targets else None
         return None

@@ -197,6 +197,10 @@ def _whole_state(found: MachineInfo) -> str:
     return f"{found.state}{reason}" + (", with a saved state" if found.saved else "")
 
 
+def _snapshot(found: MachineInfo, name: str) -> str:
+    return f"{name} (current)" if name == found.current_snapshot else name
+
+
 def _print_info(found: MachineInfo) -> None:
     print_fields(
         [
@@ -226,7 +230,8 @@ def _print_info(found: MachineInfo) -> None:
                 ],
             ),
             ("graphics", found.graphics),
-            ("snapshots", found.snapshots),
+            ("snapshots", [_snapshot(found, name) for name in found.snapshots]),
+            ("next snapshot", f"{found.snapshot_kind or 'none'}: {found.snapshot_why}"),
             ("address says", [f"{who}: {what}" for who, what in found.sources.items()]),
         ]
     )

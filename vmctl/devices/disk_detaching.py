@@ -8,9 +8,11 @@ from vmctl.devices.disk_list import AttachedDisk, find_disk
 from vmctl.devices.machine import not_live, recorded, spec_of, with_drives
 from vmctl.errors import ConflictError
 from vmctl.hypervisor import hotplug
+from vmctl.hypervisor.chains import read_chain
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.metadata import OwnedVolume, Pending, Record
 from vmctl.hypervisor.pools import open_pool
+from vmctl.hypervisor.snapshots import list_details
 from vmctl.progress import ProgressCallback, Reporter
 
 __all__ = ["DETACH_SECONDS", "detach_disk", "why_not_detached_live"]
@@ -40,7 +42,8 @@ def detach_disk(
 ) -> AttachedDisk:
     """Detach a disk: from the running machine, when its guest lets go, and for its next start.
 
-    Its volume stays, as one like any other in its pool, unless it shall be deleted.
+    Its volume stays, as one like any other in its pool, unless it shall be deleted; one that
+    snapshots hold stays the machine's.
 
     Args:
         domain: The machine.
@@ -75,14 +78,16 @@ def detach_disk(
             if problem is not None:
                 raise not_live(problem)
         own = _own_volume(domain, record, disk)
+        held = _snapshots_with(domain, disk)
         if delete:
-            _refuse_deletion(domain, disk, own, keeps=disk.now and not scope.now)
+            _refuse_deletion(domain, disk, own, held, keeps=disk.now and not scope.now)
         rest = tuple(entry for entry in spec.disks if entry.target != target)
         pending = Pending(
             device=target,
             present=False,
             spec=recorded(with_drives(spec, disks=rest), record),
-            gone=own,
+            # What lies underneath it is in a snapshot, and goes with the machine: so does this.
+            gone=None if held else own,
             deletes=delete,
         )
 
@@ -104,8 +109,21 @@ def _own_volume(domain: Domain, record: Record, disk: AttachedDisk) -> OwnedVolu
     return None
 
 
+def _snapshots_with(domain: Domain, disk: AttachedDisk) -> list[str]:
+    """Return the machine's snapshots that hold the disk, or what is underneath it."""
+    layers = {layer.path for layer in read_chain(domain.connection, disk.source, "")}
+    return [
+        entry.facts.name for entry in list_details(domain) if not layers.isdisjoint(entry.files)
+    ]
+
+
 def _refuse_deletion(
-    domain: Domain, disk: AttachedDisk, own: OwnedVolume | None, *, keeps: bool
+    domain: Domain,
+    disk: AttachedDisk,
+    own: OwnedVolume | None,
+    snapshots: list[str],
+    *,
+    keeps: bool,
 ) -> None:
     if own is None:
         raise ConflictError(
@@ -117,7 +135,6 @@ def _refuse_deletion(
             f"'{domain.name}' uses {disk.target} until it is stopped, so it can't be deleted now",
             hint="detach it without deleting it; `vmctl volume delete` deletes it later",
         )
-    snapshots = hotplug.snapshots_with(domain, disk.source)
     if snapshots:
         raise ConflictError(
             f"{disk.target} is in the snapshot '{snapshots[0]}' of '{domain.name}'",

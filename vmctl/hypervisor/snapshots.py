@@ -19,6 +19,8 @@ from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.jobs import run_job
 
 __all__ = [
+    "EXTERNAL",
+    "INTERNAL",
     "FrozenDisk",
     "SnapshotDetails",
     "SnapshotFacts",
@@ -107,6 +109,12 @@ class SnapshotDetails:
     memory: str
     running: etree._Element
     definition: etree._Element
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The files that it can't be gone back to without: what it froze, and its memory."""
+        found = [disk.path for disk in self.disks if disk.path]
+        return (*found, *([self.memory] if self.memory else []))
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record
+from vmctl.hypervisor.snapshots import list_details
 from vmctl.intent import applying
 from vmctl.intent.applying import Applied
 from vmctl.intent.assignments import assign, written
@@ -48,6 +49,9 @@ class Intent:
             running=self._domain.xml() if self._domain.is_active() else None,
             facts=self._verbs.facts,
             templates=self._verbs.templates,
+            overlaid=frozenset(
+                disk.target for entry in list_details(self._domain) for disk in entry.disks
+            ),
         )
 
     def compare(self, spec: VMSpec) -> ChangePlan:

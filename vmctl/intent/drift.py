@@ -32,7 +32,13 @@ class Deviation:
 
 
 def drift_of(
-    recorded: VMSpec, definition: str, *, facts: HostFacts, uuid: str, templates: Templates | None
+    recorded: VMSpec,
+    definition: str,
+    *,
+    facts: HostFacts,
+    uuid: str,
+    templates: Templates | None,
+    overlaid: frozenset[str] = frozenset(),
 ) -> list[Deviation]:
     """Return what somebody else changed in a machine's definition.
 
@@ -42,9 +48,16 @@ def drift_of(
         facts: What the host can do.
         uuid: The machine's UUID.
         templates: Where its XML was rendered from.
+        overlaid: The targets of disks that go on in qcow2 files, whatever they are made of.
     """
     expected = observe(rendered(recorded, facts=facts, uuid=uuid, templates=templates))
+    expected |= {f"disks.{target}.format": "qcow2" for target in overlaid & _targets(expected)}
     return _deviations(expected, observe(definition))
+
+
+def _targets(seen: dict[str, str]) -> frozenset[str]:
+    words = (path.split(".") for path in seen)
+    return frozenset(word[1] for word in words if word[0] == "disks" and word[-1] == "format")
 
 
 def pending_in(definition: str, running: str) -> list[Deviation]:

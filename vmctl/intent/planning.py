@@ -36,6 +36,8 @@ class Machine:
         running: Its XML as it runs; None where it is off.
         facts: What its host can do.
         templates: Where its XML was rendered from.
+        overlaid: The targets of disks that an external snapshot has frozen: they go on in qcow2
+            files, whatever they are made of.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Machine:
     running: str | None
     facts: HostFacts
     templates: Templates | None = None
+    overlaid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,7 @@ def plan_change(
                 facts=machine.facts,
                 uuid=machine.uuid,
                 templates=machine.templates,
+                overlaid=machine.overlaid,
             )
         ),
         pending=()

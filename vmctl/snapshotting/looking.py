@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lxml import etree
 
@@ -16,14 +16,14 @@ __all__ = ["drive_targets", "shape_of"]
 
 
 def shape_of(
-    domain: Domain, snapshots: Sequence[SnapshotDetails], *, facts: HostFacts
+    domain: Domain, snapshots: Sequence[SnapshotDetails], *, facts: Callable[[], HostFacts]
 ) -> MachineShape:
     """Return what decides the kind of a machine's next snapshot.
 
     Args:
         domain: The machine.
         snapshots: Those that it has.
-        facts: What its host can do.
+        facts: Returns what its host can do; asked only where that counts.
 
     Raises:
         UnsupportedError: It has a medium that its guest can write to.
@@ -79,10 +79,12 @@ def _barrier(node: etree._Element, device: str) -> str:
     return "" if node.get("type", "file") in {"file", "block"} else "a server's"
 
 
-def _has_raw_variables(root: etree._Element, facts: HostFacts) -> bool:
+def _has_raw_variables(root: etree._Element, facts: Callable[[], HostFacts]) -> bool:
     nvram = root.find("os/nvram")
-    able = "internal-snapshot-nvram" in facts.features
-    return nvram is not None and not (able and nvram.get("format") == "qcow2")
+    if nvram is None:
+        return False
+    holds = nvram.get("format") == "qcow2" and "internal-snapshot-nvram" in facts().features
+    return not holds
 
 
 def _memory_barrier(root: etree._Element) -> str:

@@ -44,7 +44,7 @@ from vmctl.snapshotting.switching import (
     with_record,
 )
 
-__all__ = ["go_back", "refuse_lost_files", "settle"]
+__all__ = ["go_back", "is_made", "refuse_lost_files", "settle"]
 
 # Longer than the reading of any memory takes.
 _CLAIM_SECONDS = 7200.0
@@ -127,8 +127,7 @@ def refuse_lost_files(domain: Domain, details: SnapshotDetails) -> None:
     Raises:
         ImageError: It is so.
     """
-    files = [disk.path for disk in details.disks]
-    for path in [*files, *([details.memory] if details.memory else [])]:
+    for path in details.held:
         if path.startswith("/dev/"):
             continue
         try:
@@ -311,7 +310,7 @@ def settle(domain: Domain) -> None:
         # libvirt brings the record of after the revert; so it was not made, or not all of it.
         _renew_record(domain, _as_it_was(record), work.snapshot)
         snapshots.revert(domain, work.snapshot)
-    elif _is_made(domain, work):
+    elif is_made(domain, work):
         _go_forward(domain, record, work)
     else:
         _take_back(domain, record, work)
@@ -326,7 +325,8 @@ def _as_it_was(record: Record) -> Record:
     return replace(record, phase=record.before or Phase.READY, before=None, claim=None, work=None)
 
 
-def _is_made(domain: Domain, work: SnapshotWork) -> bool:
+def is_made(domain: Domain, work: SnapshotWork) -> bool:
+    """Return whether the definition is that of the snapshot already."""
     there = {disk.target: disk.path for disk in domain.disks()}
     return all(there.get(target) == path for target, path in work.sources.items())
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from vmctl.hypervisor import snapshots
 from vmctl.hypervisor.domains import Domain
-from vmctl.hypervisor.metadata import Phase, Record
+from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record
 from vmctl.snapshotting import creating, reverting
 
-__all__ = ["settle", "settle_abandoned"]
+__all__ = ["left_over", "settle", "settle_abandoned"]
 
 
 def settle(domain: Domain, record: Record) -> None:
@@ -15,6 +16,16 @@ def settle(domain: Domain, record: Record) -> None:
         creating.settle(domain)
     elif record.phase is Phase.REVERTING:
         reverting.settle(domain)
+
+
+def left_over(domain: Domain, record: Record) -> tuple[OwnedVolume, ...]:
+    """Return the volumes that `settle` is going to remove; some may never have existed."""
+    work = record.work
+    if work is None:
+        return ()
+    if record.phase is Phase.SNAPSHOTTING:
+        return () if snapshots.exists(domain, work.snapshot) else work.made
+    return work.going if reverting.is_made(domain, work) else work.made
 
 
 def settle_abandoned(domain: Domain, record: Record) -> Record:
