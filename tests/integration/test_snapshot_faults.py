@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import vmctl
 from vmctl.hypervisor import private
 
 from .test_external_snapshots import consistent
+from .test_waiting import _libvirtd_of
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -51,6 +53,12 @@ def do_and_die(host: private.PrivateHost, at: int, *words: str) -> tuple[int, st
     return done.returncode, done.stdout.strip()
 
 
+def _some(points: int) -> range:
+    """Return the points at which a client is killed: each third one, or all if asked for."""
+    every = os.environ.get("VMCTL_TEST_EVERY_KILL")
+    return range(1, points + 1, 1 if every else 3)
+
+
 def files_of(vm: vmctl.VM) -> tuple[str, ...]:
     """Return the files that the machine goes on in, its variables included."""
     return (*(disk.path for disk in vm._domain.disks()), vm._domain.firmware()[1])
@@ -71,7 +79,7 @@ def test_sigkill_at_every_step_of_a_snapshot(
     assert status == 0
     consistent(host, vm)
     taken = 0
-    for at in range(1, int(said) + 1):
+    for at in _some(int(said)):
         before, run = files_of(vm), run_of(vm)
         status, what = do_and_die(private_host, at, vm.name, "create", "cut")
         assert status == -signal.SIGKILL, (at, what)
@@ -87,13 +95,13 @@ def test_sigkill_at_every_step_of_a_snapshot(
             assert (cut.state, cut.memory) == ("running", True)
             vm.snapshots.revert("cut")
             assert vm.state == "running"
-            _forget(host, vm, "cut")
+            _forget(vm, "cut")
         assert host.gc() == []
     assert taken
-    _forget(host, vm, "whole")
+    _forget(vm, "whole")
 
 
-def _forget(host: vmctl.Host, vm: vmctl.VM, name: str) -> None:
+def _forget(vm: vmctl.VM, name: str) -> None:
     """Take a snapshot's metadata away, as another program may; the next one sweeps its files."""
     vm._domain.raw().snapshotLookupByName(name).delete(2)
 
@@ -107,7 +115,7 @@ def test_sigkill_at_every_step_of_a_revert(
     status, said = do_and_die(private_host, 0, vm.name, "revert", "here")
     assert status == 0
     outcomes = set()
-    for at in range(1, int(said) + 1):
+    for at in _some(int(said)):
         before, run = files_of(vm), run_of(vm)
         status, what = do_and_die(private_host, at, vm.name, "revert", "here")
         assert status == -signal.SIGKILL, (at, what)
@@ -127,4 +135,88 @@ def test_sigkill_at_every_step_of_a_revert(
         assert [entry.name for entry in vm.snapshots.list() if entry.current] == ["here"]
         assert host.gc() == []
     assert outcomes == {True, False}
-    _forget(host, vm, "here")
+    _forget(vm, "here")
+
+
+def _at(detail: str, kill: Callable[[], None]) -> Callable[[vmctl.Progress], None]:
+    """Return a listener that kills once, in the moment in which something begins."""
+    done: list[str] = []
+
+    def heard(report: vmctl.Progress) -> None:
+        if report.detail.startswith(detail) and not done:
+            done.append(detail)
+            kill()
+
+    return heard
+
+
+def test_libvirtd_is_killed_in_the_middle(
+    private_host: private.PrivateHost, host: vmctl.Host, idle: vmctl.VM
+) -> None:
+    vm = idle
+    vm.start()
+
+    def kill() -> None:
+        os.kill(_libvirtd_of(private_host), signal.SIGKILL)
+
+    for detail in ("making the files", "writing the guest's memory"):
+        before, run = files_of(vm), run_of(vm)
+        with pytest.raises(vmctl.VmctlError):
+            vm.snapshots.create("lost", progress=_at(detail, kill))
+        consistent(host, vm)
+        assert vm.snapshots.list() == []
+        assert (vm.state, run_of(vm), files_of(vm)) == ("running", run, before)
+    vm.snapshots.create("here")
+    # A host whose libvirtd ends five times within half a minute is given up.
+    for detail in ("bringing back the definition", "bringing back the memory"):
+        before, run = files_of(vm), run_of(vm)
+        failed = None
+        try:
+            vm.snapshots.revert("here", progress=_at(detail, kill))
+        except vmctl.VmctlError as error:
+            failed = error
+        consistent(host, vm)
+        assert vm.state == "running"
+        same = run_of(vm) == run
+        assert (files_of(vm) == before) == same
+        # What was not said to have failed is done.
+        assert failed is not None or not same
+        assert detail != "bringing back the memory" or not same
+    _forget(vm, "here")
+
+
+@pytest.mark.parametrize("verb", ["create", "revert"])
+def test_sigkill_while_libvirt_is_at_it(
+    private_host: private.PrivateHost, host: vmctl.Host, idle: vmctl.VM, verb: str
+) -> None:
+    """libvirt goes on with what the client asked for, and whoever comes next waits for its end."""
+    vm = idle
+    vm.start()
+    if verb == "revert":
+        vm.snapshots.create("flight")
+    program = (
+        "import vmctl\n"
+        "def say(report):\n"
+        "    print(report.detail, flush=True)\n"
+        f"with vmctl.connect('private:{private_host.name}') as host:\n"
+        f"    host.get('{vm.name}').snapshots.{verb}('flight', progress=say)\n"
+    )
+    run = run_of(vm)
+    words = {"create": "writing the guest's memory", "revert": "bringing back the memory"}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout is not None
+        for line in client.stdout:
+            if line.startswith(words[verb]):
+                break
+        client.kill()
+    vm.resume()
+    consistent(host, vm)
+    assert vm.state == "running"
+    assert (run_of(vm) == run) == (verb == "create")
+    for entry in vm.snapshots.list():
+        vm.snapshots.revert(entry.name)
+        _forget(vm, entry.name)
+    assert vm.state == "running"
+    assert host.gc() == []
