@@ -374,6 +374,21 @@ def test_memory_comes_and_goes(vm: vmctl.VM) -> None:
     assert _guest_mib(vm) - began == pytest.approx(0, abs=8)
 
 
+def test_a_paused_guest_takes_no_processors(idle: Callable[..., vmctl.VM]) -> None:
+    vm = idle(vcpus=1, max_vcpus=2)
+    vm.pause()
+    (difference,) = vm.compare(vm.with_values({"vcpus": 2})).differences
+    assert (difference.when, "is paused" in difference.why) == ("next start", True)
+    with pytest.raises(vmctl.UnsupportedError, match="is paused"):
+        vm.set_vcpus(2)
+    raw = vm._domain.raw()
+    assert raw.vcpusFlags(1) == 1
+    agreed(vm)
+    vm.apply(vm.with_values({"vcpus": 2}))
+    assert (raw.vcpusFlags(1), raw.vcpusFlags(2)) == (1, 2)
+    agreed(vm)
+
+
 def test_what_is_off_is_resized_for_its_next_start(idle: Callable[..., vmctl.VM]) -> None:
     vm = idle(start=False, memory="64MiB")
     vm.set_vcpus(2)

@@ -78,14 +78,14 @@ def why_not_live(domain: Domain, count: int) -> str | None:
     _, most = _counts(root)
     if count > most:
         return f"'{domain.name}' can have {most} processors at most while it runs, not {count}"
-    if count < tuning.active_vcpus(domain) and root.get("type") == "qemu":
-        if _guest(domain) is None:
-            return (
-                f"'{domain.name}' runs without KVM, where only its guest's agent can switch "
-                "processors off, and that does not answer"
-            )
-    elif domain.state() is State.PAUSED and count < tuning.active_vcpus(domain):
-        return f"'{domain.name}' is paused: its guest can't let go of a processor"
+    if domain.state() is State.PAUSED:
+        return f"'{domain.name}' is paused: its guest can't take processors, or let go of them"
+    emulated = root.get("type") == "qemu"
+    if emulated and count < tuning.active_vcpus(domain) and _guest(domain) is None:
+        return (
+            f"'{domain.name}' runs without KVM, where only its guest's agent can switch "
+            "processors off, and that does not answer"
+        )
     return None
 
 

@@ -12,6 +12,8 @@ from vmctl.spec import VMSpec
 
 __all__ = ["Deviation", "drift_of", "pending_in"]
 
+# virtio-mem gives memory in blocks of so much.
+_BLOCK_KIB = 2048
 # What libvirt adds to a definition by itself is no drift; these it never adds.
 _NEVER_ADDED = ("disks.", "nics.", "graphics.", "hostdevs.", "shares.", "sound.")
 
@@ -67,7 +69,17 @@ def pending_in(definition: str, running: str) -> list[Deviation]:
         definition: The machine's XML for the next start.
         running: Its XML as it runs.
     """
-    return _deviations(observe(definition), observe(running))
+    return [
+        entry
+        for entry in _deviations(observe(definition), observe(running, running=True))
+        if not (entry.path == "memory" and _is_rounded(entry))
+    ]
+
+
+def _is_rounded(entry: Deviation) -> bool:
+    """Return whether a running machine has a memory size as nearly as it can be plugged in."""
+    sizes = [int(text.removesuffix("KiB") or 0) for text in (entry.expected, entry.actual)]
+    return abs(sizes[0] - sizes[1]) < _BLOCK_KIB
 
 
 def _deviations(expected: dict[str, str], actual: dict[str, str]) -> list[Deviation]:

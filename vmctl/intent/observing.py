@@ -54,6 +54,7 @@ _DISK = {
     "discard": "driver@discard",
     "serial": "serial",
 }
+_DRIVE = {name: where for name, where in _DISK.items() if name != "format"}
 _NIC = {
     "type": ".@type",
     "network": "source@network",
@@ -63,15 +64,17 @@ _NIC = {
 }
 
 
-def observe(xml: str) -> dict[str, str]:
+def observe(xml: str, *, running: bool = False) -> dict[str, str]:
     """Return the values that a domain's XML has, by path; what it does not have is missing.
 
     Args:
         xml: As vmctl renders it, or as libvirt gives it.
+        running: Whether it is of a running machine, whose memory is what its guest has of it: what
+            was plugged in is in it, and what the balloon took is not.
     """
     root = etree.fromstring(xml, parser=etree.XMLParser(resolve_entities=False))
     seen = {path: value for path, where in _PLAIN.items() if (value := _at(root, where))}
-    seen |= dict(_sizes(root))
+    seen |= dict(_sizes(root, "currentMemory" if running else "memory"))
     vcpu = root.find("vcpu")
     if vcpu is not None:
         seen["vcpus"] = vcpu.get("current") or (vcpu.text or "").strip()
@@ -80,11 +83,16 @@ def observe(xml: str) -> dict[str, str]:
     for disk in root.findall("devices/disk"):
         target = _at(disk, "target@dev")
         seen[f"disks.{target}"] = "there"
-        seen |= _prefixed(f"disks.{target}", disk, _DISK)
+        # A medium is raw always, and an empty drive may not say so.
+        fields = _DRIVE if _at(disk, ".@device") in {"cdrom", "floppy"} else _DISK
+        seen |= _prefixed(f"disks.{target}", disk, fields)
     for nic in root.findall("devices/interface"):
         mac = _at(nic, "mac@address").lower()
         seen[f"nics.{mac}"] = "there"
         seen |= _prefixed(f"nics.{mac}", nic, _NIC)
+        if nic.get("type") == "network":
+            # While it runs, libvirt says which bridge that network has.
+            seen.pop(f"nics.{mac}.bridge", None)
     for number, server in enumerate(root.findall("devices/graphics")):
         seen[f"graphics.{number}"] = f"{server.get('type')} on {_at(server, 'listen@address')}"
     for number, entry in enumerate(root.findall("devices/hostdev")):
@@ -110,8 +118,8 @@ def _prefixed(prefix: str, node: etree._Element, fields: dict[str, str]) -> dict
     }
 
 
-def _sizes(root: etree._Element) -> Iterator[tuple[str, str]]:
-    for path, tag in (("memory", "memory"), ("max_memory", "maxMemory")):
+def _sizes(root: etree._Element, memory: str) -> Iterator[tuple[str, str]]:
+    for path, tag in (("memory", memory), ("max_memory", "maxMemory")):
         node = root.find(tag)
         if node is not None:
             size = int(node.text or 0) * _UNITS.get(node.get("unit") or "KiB", 1 << 10)
