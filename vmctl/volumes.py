@@ -253,11 +253,11 @@ class Volumes:
                     hint="wait until that has ended",
                 )
             refuse_while_exported(listed.domain.name, record)
-            # As the plan of a launch names it, MACHINE.UUID.TARGET.FORMAT; or a snapshot the file
-            # that the disk goes on in, UUID.TARGET.NUMBER.qcow2.
-            target = facts.name.partition(f"{record.uuid}.")[2].partition(".")[0]
             targets = disk_targets(VMSpec.from_record(record.spec))
-            return (listed.domain, targets.index(target)) if target in targets else None
+            for disk in listed.domain.disks():
+                if disk.path == facts.path and disk.target in targets:
+                    return listed.domain, targets.index(disk.target)
+            return None
         return None
 
     def _grow_running(self, use: DiskUse, capacity: int) -> None:

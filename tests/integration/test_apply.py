@@ -176,6 +176,55 @@ def test_a_machine_that_is_off_takes_all_of_it(host: vmctl.Host, make_spec: Spec
         vm.delete()
 
 
+def test_the_most_that_there_can_be_is_raised_together_with_what_there_is(
+    host: vmctl.Host, make_spec: SpecMaker
+) -> None:
+    spec = make_spec(vcpus=1, max_vcpus=2, max_memory="512MiB")
+    vm = host.create(spec)
+    try:
+        more = spec.replace(vcpus=4, max_vcpus=4, memory="1GiB", max_memory="2GiB")
+        vm.apply(more)
+        assert vm.compare(more).differences == ()
+        raw = raw_of(host, vm)
+        assert (raw.vcpusFlags(2), raw.vcpusFlags(2 | 4)) == (4, 4)
+        root = etree.fromstring(vm.xml(inactive=True))
+        assert root.findtext("maxMemory") == str(2 << 20)
+        assert root.xpath("string(cpu/numa/cell/@memory)") == str(1 << 20)
+        vm.apply(spec)
+        plan = vm.compare(spec)
+        assert (plan.differences, plan.drift) == ((), ())
+        assert (raw.vcpusFlags(2), raw.vcpusFlags(2 | 4)) == (1, 2)
+        with pytest.raises(vmctl.ResourceError, match="the host has"):
+            vm.apply(spec.replace(memory="900TiB", max_memory="1000TiB"))
+    finally:
+        vm.delete()
+
+
+def test_a_disk_that_grew_stays_so_where_a_spec_does_not_say(
+    host: vmctl.Host, make_spec: SpecMaker
+) -> None:
+    spec = make_spec()
+    vm = host.create(spec)
+    try:
+        vm.disks.resize("vda", "600MiB")
+        assert vm.apply(spec).made == ()
+        assert spec_of_record(vm)["disks"][0]["size"] == "600MiB"
+        # Its volumes keep their names.
+        vm.rename(f"{spec.name}x")
+        vm.disks.resize("vda", "640MiB")
+        assert spec_of_record(vm)["disks"][0]["size"] == "640MiB"
+        renamed = spec.replace(name=f"{spec.name}x", cloud_init={"hostname": spec.name})
+        assert vm.apply(renamed).made == ()
+    finally:
+        vm.delete()
+
+
+def spec_of_record(vm: vmctl.VM) -> dict[str, Any]:
+    record = vm._domain.record()
+    assert record is not None
+    return record.spec
+
+
 def test_a_failure_says_what_was_made_and_the_next_run_goes_on(
     host: vmctl.Host, make_spec: SpecMaker
 ) -> None:

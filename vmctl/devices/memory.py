@@ -27,7 +27,14 @@ from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.spec.sizes import Size
 
-__all__ = ["Memory", "MemoryModel", "memory_of", "set_memory", "why_not_live"]
+__all__ = [
+    "Memory",
+    "MemoryModel",
+    "memory_of",
+    "refuse_more_than_host",
+    "set_memory",
+    "why_not_live",
+]
 
 MemoryModel = Literal["virtio-mem", "dimm"]
 
@@ -168,12 +175,7 @@ def set_memory(
         WaitTimeoutError: The guest did not do its part; the machine has what it had.
     """
     size = _size(size)
-    if facts.memory and size > facts.memory:
-        raise ResourceError(
-            f"'{domain.name}' would have {size >> 20} MiB of memory, and the host has "
-            f"{facts.memory >> 20} MiB in all",
-            hint="give it less, or use a larger host",
-        )
+    refuse_more_than_host(domain.name, size, facts)
     with changing(domain) as record:
         changed = spec_of(record).replace(memory=Size(size))
         scope = hotplug.scope_of(domain, next_start=next_start)
@@ -186,6 +188,20 @@ def set_memory(
         _change_later(domain, size)
         domain.update_record(spec=recorded(changed, record))
     return memory_of(domain)
+
+
+def refuse_more_than_host(name: str, size: int, facts: HostFacts) -> None:
+    """Refuse more memory than there is.
+
+    Raises:
+        ResourceError: The host has less.
+    """
+    if facts.memory and size > facts.memory:
+        raise ResourceError(
+            f"'{name}' would have {size >> 20} MiB of memory, and the host has "
+            f"{facts.memory >> 20} MiB in all",
+            hint="give it less, or use a larger host",
+        )
 
 
 def _size(size: int | str) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmctl.changes import changing
+from vmctl.devices.memory import refuse_more_than_host
 from vmctl.errors import ConflictError, VmctlError
 from vmctl.hypervisor.domains import Domain
 from vmctl.intent.by_verb import is_by_verb
@@ -77,9 +78,11 @@ def apply(
         VmctlError: One could not be made; ``details`` say which were.
     """
     made: list[str] = []
-    rest = [entry for entry in accepted if not is_by_verb(entry)]
+    paths = {entry.path for entry in accepted}
+    first = [entry for entry in accepted if is_by_verb(entry) and not _needs_most(entry, paths)]
+    rest = [entry for entry in accepted if entry not in first]
     try:
-        for entry in sorted(filter(is_by_verb, accepted), key=_order):
+        for entry in sorted(first, key=_order):
             phase.update(f"{entry.action.value} {entry.path}")
             make(entry)
             made.append(entry.path)
@@ -108,6 +111,11 @@ def apply(
     )
 
 
+def _needs_most(entry: Difference, paths: set[str]) -> bool:
+    """Return whether what waits has to be defined together with the most that there can be."""
+    return entry.when is When.NEXT_START and f"max_{entry.path}" in paths
+
+
 def _order(entry: Difference) -> int:
     """What goes makes room for what comes."""
     return (Action.REMOVE, Action.CHANGE, Action.ADD).index(entry.action)
@@ -117,6 +125,7 @@ def _redefine(domain: Domain, look: Callable[[], Machine], rest: list[Difference
     with changing(domain, even_saved={entry.path for entry in rest} <= ANY_TIME) as record:
         machine = look()
         wanted = merged(recorded_spec(machine), rest)
+        refuse_more_than_host(domain.name, wanted.memory, machine.facts)
         redefine(domain, machine, record, wanted.resolved(networks=machine.facts.privileged))
         for entry in rest:
             if entry.path == "autostart":

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vmctl.client_files import with_key_files
+from vmctl.devices.machine import pinned
 from vmctl.errors import ConflictError
 from vmctl.intent.assignments import assign, written
 from vmctl.intent.differences import Action, Difference, compare
@@ -140,7 +141,19 @@ def _wanted_spec(wanted: VMSpec, recorded: VMSpec, machine: Machine) -> VMSpec:
         # Not written, it is as high as need be; a machine that can have more may keep that.
         spec = spec.model_copy(update={"max_vcpus": max(spec.vcpus, recorded.max_vcpus)})
     resolved = spec.resolved(networks=machine.facts.privileged)
-    return with_macs(align(resolved, recorded), machine.uuid)
+    return with_macs(_with_sizes(align(resolved, recorded), recorded), machine.uuid)
+
+
+def _with_sizes(spec: VMSpec, recorded: VMSpec) -> VMSpec:
+    """Leave a disk as large as it is where its size is not written: it may have grown since."""
+    sizes = {disk.target: disk.size for disk in pinned(recorded).disks}
+    disks = tuple(
+        disk.model_copy(update={"size": sizes[disk.target]})
+        if disk.size is None and sizes.get(disk.target) is not None
+        else disk
+        for disk in spec.disks
+    )
+    return spec.model_copy(update={"disks": disks})
 
 
 def _hidden(wanted: VMSpec, machine: Machine) -> Difference | None:

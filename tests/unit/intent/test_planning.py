@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from lxml import etree
 
 from vmctl.errors import ConflictError, SpecError, UsageError
 from vmctl.intent.assignments import assign, parse, written
 from vmctl.intent.differences import Action
+from vmctl.intent.drift import pending_in
 from vmctl.intent.planning import ChangePlan, Machine, merged, plan_change, recorded_spec
 from vmctl.intent.rendering import rendered
 from vmctl.intent.rules import When
@@ -236,3 +238,35 @@ def test_what_is_not_there_is_said(path: str) -> None:
     data = written(recorded_spec(machine_of(spec_of(**DISKS))))
     with pytest.raises(UsageError):
         assign(data, path, 1)
+
+
+def test_what_a_running_machine_shows_otherwise_is_nothing_that_waits() -> None:
+    machine = machine_of(
+        spec_of(
+            memory="256MiB",
+            max_memory="1GiB",
+            cdroms=[{}],
+            nics=[{"network": "default", "mac": "52:54:00:00:00:01"}],
+        )
+    )
+    root = etree.fromstring(machine.definition)
+    # 100 MiB are plugged in by virtio-mem, as nearly as its blocks allow.
+    root.find("memory").text = str(1 << 20)  # type: ignore[union-attr]
+    root.find("currentMemory").text = str((256 << 10) + 1024)  # type: ignore[union-attr]
+    root.find("devices/interface/source").set("bridge", "virbr0")  # type: ignore[union-attr]
+    drive = root.find("devices/disk[@device='cdrom']")
+    assert drive is not None
+    for driver in drive.findall("driver"):
+        drive.remove(driver)
+    running = etree.tostring(root, encoding="unicode")
+    assert pending_in(machine.definition, running) == []
+    root.find("currentMemory").text = str(128 << 10)  # type: ignore[union-attr]
+    (entry,) = pending_in(machine.definition, etree.tostring(root, encoding="unicode"))
+    assert (entry.path, entry.expected, entry.actual) == ("memory", "262144KiB", "131072KiB")
+
+
+def test_a_size_that_is_not_written_is_no_difference() -> None:
+    fields = {"image": "debian-12", "disks": [{}, {"size": "1GiB"}]}
+    grown = {**fields, "disks": [{"size": "9GiB"}, {"size": "1GiB"}]}
+    assert changes(plan_of(grown, fields)) == {}
+    assert changes(plan_of(fields, grown))["disks.vda.size"][:3] == ("change", None, "9GiB")
