@@ -325,14 +325,15 @@ class VM(Lifecycle, Inside, Cloning):
         )
         return Intent(self._domain, record=self._record, verbs=verbs)
 
-    def compare(self, spec: VMSpec) -> ChangePlan:
+    def compare(self, spec: VMSpec | Mapping[str, Any]) -> ChangePlan:
         """Return what differs between it and a spec, and when each difference can be made.
 
         Nothing is changed. What others changed (``drift``), and what waits for its next start
         already (``pending``), is told as well.
 
         Args:
-            spec: All that it shall be. A secret can't be compared: vmctl does not keep any.
+            spec: All that it shall be, or only other values by path, as for `with_values`. A
+                secret can't be compared: vmctl does not keep any.
 
         Raises:
             ConflictError: vmctl did not make it.
@@ -343,8 +344,9 @@ class VM(Lifecycle, Inside, Cloning):
 
     def apply(
         self,
-        spec: VMSpec,
+        spec: VMSpec | Mapping[str, Any],
         *,
+        plan: ChangePlan | None = None,
         live_only: bool = False,
         skip_anew: bool = False,
         progress: ProgressCallback | None = None,
@@ -355,21 +357,23 @@ class VM(Lifecycle, Inside, Cloning):
         lacks is detached; its volume stays.
 
         Args:
-            spec: All that it shall be.
+            spec: All that it shall be; or only other values by path, as for `with_values`: what
+                somebody else changes at the same time stays then.
+            plan: What `compare` said and somebody accepted: nothing else is done.
             live_only: Whether what would wait for its next start is left out.
             skip_anew: Whether what only a new machine could have is left out.
             progress: Told of the phase ``change``, and of those of the devices' verbs.
 
         Raises:
-            ConflictError: vmctl did not make it; or something needs a new machine, and nothing was
-                changed.
+            ConflictError: vmctl did not make it; or something needs a new machine, or it differs
+                otherwise than ``plan`` says, and nothing was changed.
             SpecError: It can't be told which of its devices the spec speaks of.
             UnsupportedError: The host can't do what the spec asks for.
             VmctlError: A change failed; ``details`` say which were made, and all of those are
                 recorded.
         """
         return self._intent(progress).apply(
-            spec, live_only=live_only, skip_anew=skip_anew, progress=progress
+            spec, shown=plan, live_only=live_only, skip_anew=skip_anew, progress=progress
         )
 
     def with_values(self, values: Mapping[str, Any]) -> VMSpec:

@@ -68,7 +68,7 @@ def test_what_can_be_had_now_is_had_now_and_the_rest_at_the_next_start(
         "memory": "live",
         "disks.vdb": "live",
         "nics.52:54:00:aa:00:01": "live",
-        "labels": "live",
+        "labels.role": "live",
         "autostart": "live",
         "watchdog": "next start",
         "balloon.autodeflate": "next start",
@@ -265,6 +265,8 @@ def test_fields_are_set_by_their_paths(host: vmctl.Host, make_spec: SpecMaker) -
         assert raw_of(host, vm).maxMemory() == 224 << 10
         assert raw_of(host, vm).blockInfo("vdb", 0)[0] == 24 << 20
         assert vm.info().labels == {"a": "b", "tier/x": "gold"}
+        assert vm.apply({"labels.tier/x": None}).made == ("labels.tier/x",)
+        assert vm.info().labels == {"a": "b"}
         assert raw_of(host, vm).vcpusFlags(2 | 4) == 2
         assert vm.apply(vm.with_values({"vcpus": 1})).made == ("vcpus",)
         assert (vm.info().vcpus, raw_of(host, vm).vcpusFlags(2 | 4)) == (1, 2)
@@ -272,6 +274,29 @@ def test_fields_are_set_by_their_paths(host: vmctl.Host, make_spec: SpecMaker) -
             vm.with_values({"disks.vdz.size": "1GiB"})
         with pytest.raises(SpecError):
             vm.with_values({"vcpus": "many"})
+    finally:
+        vm.delete()
+
+
+def test_what_somebody_else_changes_meanwhile_is_not_changed_back(
+    host: vmctl.Host, make_spec: SpecMaker
+) -> None:
+    spec = make_spec()
+    vm = host.create(spec)
+    try:
+        wanted = spec.replace(memory="224MiB")
+        values = {"memory": "256MiB", "labels.a": "b"}
+        shown, asked = vm.compare(wanted), vm.compare(values)
+        vm.disks.attach(vmctl.DiskSpec(size="1MiB"))
+        vm.set_autostart(True)
+        vm.apply({"labels.c": "d"})
+        # All of a spec would take the disk away, which nobody was shown.
+        with pytest.raises(ConflictError, match="was changed meanwhile"):
+            vm.apply(wanted, plan=shown)
+        vm.apply(values, plan=asked)
+        assert [disk.target for disk in vm.disks.list()] == ["vda", "vdb"]
+        assert (vm.info().labels, vm.autostart) == ({"a": "b", "c": "d"}, True)
+        assert raw_of(host, vm).maxMemory() == 256 << 10
     finally:
         vm.delete()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,11 +15,11 @@ from vmctl.cli.streams import asks_on_terminal
 
 if TYPE_CHECKING:
     from vmctl.intent.planning import ChangePlan
+    from vmctl.spec import VMSpec
     from vmctl.vm import VM
 
 __all__ = ["apply", "set_"]
 
-_Change = Callable[..., Any]
 _dry_run = click.option("--dry-run", is_flag=True, help="Only show what differs.")
 _live_only = click.option(
     "--live-only", is_flag=True, help="Leave out what would wait for the next start."
@@ -60,8 +59,7 @@ def apply(
         _change(
             app,
             machine,
-            machine.compare(spec),
-            lambda **how: machine.apply(spec, **how),
+            spec,
             dry_run=dry_run,
             live_only=live_only,
             skip_anew=skip_anew,
@@ -94,12 +92,10 @@ def set_(
 
     values = dict(map(parse, assignments))
     with app.machine(name) as machine:
-        spec = machine.with_values(values)
         _change(
             app,
             machine,
-            machine.compare(spec),
-            lambda **how: machine.apply(spec, **how),
+            values,
             dry_run=dry_run,
             live_only=live_only,
             skip_anew=False,
@@ -110,14 +106,14 @@ def set_(
 def _change(
     app: App,
     machine: VM,
-    plan: ChangePlan,
-    change: _Change,
+    wanted: VMSpec | dict[str, Any],
     *,
     dry_run: bool,
     live_only: bool,
     skip_anew: bool,
     asks: bool,
 ) -> None:
+    plan = machine.compare(wanted)
     _warn(app, plan)
     data: dict[str, Any] = {**plan.as_dict(), "made": (), "waiting": (), "left": ()}
     if app.wants_table and plan.differences:
@@ -128,7 +124,9 @@ def _change(
         if asks and asks_on_terminal():
             click.confirm(f"Change '{machine.name}' so?", err=True, abort=True)
         with app.progress(passing=True) as progress:
-            done = change(live_only=live_only, skip_anew=skip_anew, progress=progress)
+            done = machine.apply(
+                wanted, plan=plan, live_only=live_only, skip_anew=skip_anew, progress=progress
+            )
         data |= {"made": done.made, "waiting": done.waiting, "left": done.left}
         app.note(_summary(machine.name, done))
     app.show(data, lambda: None)

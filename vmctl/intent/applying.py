@@ -11,7 +11,7 @@ from vmctl.errors import ConflictError, VmctlError
 from vmctl.hypervisor.domains import Domain
 from vmctl.intent.by_verb import is_by_verb
 from vmctl.intent.differences import Action, Difference
-from vmctl.intent.planning import ANY_TIME, ChangePlan, Machine, merged, recorded_spec
+from vmctl.intent.planning import ChangePlan, Machine, is_any_time, merged, recorded_spec
 from vmctl.intent.redefining import redefine
 from vmctl.intent.rules import When
 from vmctl.progress import Phase
@@ -49,6 +49,19 @@ def refuse_anew(plan: ChangePlan) -> None:
             + ", ".join(entry.path for entry in anew),
             details="\n".join(f"{entry.path}: {entry.why}" for entry in anew),
             hint="nothing was changed; --skip-anew makes the other changes",
+        )
+
+
+def refuse_other(plan: ChangePlan, shown: ChangePlan) -> None:
+    """Refuse to do anything else than what was shown and accepted.
+
+    Raises:
+        ConflictError: The machine was changed since, so that something else differs.
+    """
+    if plan.differences != shown.differences:
+        raise ConflictError(
+            f"'{plan.name}' was changed meanwhile, so that other things differ than were shown",
+            hint="nothing was changed; run it again to see what differs now",
         )
 
 
@@ -122,7 +135,7 @@ def _order(entry: Difference) -> int:
 
 
 def _redefine(domain: Domain, look: Callable[[], Machine], rest: list[Difference]) -> None:
-    with changing(domain, even_saved={entry.path for entry in rest} <= ANY_TIME) as record:
+    with changing(domain, even_saved=all(map(is_any_time, rest))) as record:
         machine = look()
         wanted = merged(recorded_spec(machine), rest)
         refuse_more_than_host(domain.name, wanted.memory, machine.facts)

@@ -54,31 +54,31 @@ class Intent:
             ),
         )
 
-    def compare(self, spec: VMSpec) -> ChangePlan:
-        """Return what differs between the machine and a spec."""
-        return plan_change(spec, self._look(), why_not_live=self._verbs.why_not_live)
+    def compare(self, wanted: VMSpec | Mapping[str, Any]) -> ChangePlan:
+        """Return what differs between the machine and a spec, or its own with other values."""
+        # One look for both, so that what somebody else changes between two is not changed back.
+        machine = self._look()
+        spec = wanted if isinstance(wanted, VMSpec) else _with_values(machine, wanted)
+        return plan_change(spec, machine, why_not_live=self._verbs.why_not_live)
 
     def with_values(self, values: Mapping[str, Any]) -> VMSpec:
         """Return the machine's spec with some fields changed, by their paths."""
-        data = written(recorded_spec(self._look()))
-        if "max_vcpus" not in values:
-            # What it is now is what was resolved; not written, it is as high as need be.
-            data.pop("max_vcpus", None)
-        for path, value in values.items():
-            assign(data, path, value)
-        return VMSpec.model_validate(data)
+        return _with_values(self._look(), values)
 
     def apply(
         self,
-        spec: VMSpec,
+        wanted: VMSpec | Mapping[str, Any],
         *,
+        shown: ChangePlan | None,
         live_only: bool,
         skip_anew: bool,
         progress: ProgressCallback | None,
     ) -> Applied:
         """Make the machine what a spec says."""
         with Reporter(self._domain.name, progress).phase("change") as phase:
-            plan = self.compare(spec)
+            plan = self.compare(wanted)
+            if shown is not None:
+                applying.refuse_other(plan, shown)
             if not skip_anew:
                 applying.refuse_anew(plan)
             times = (When.LIVE,) if live_only else (When.LIVE, When.NEXT_START)
@@ -90,3 +90,13 @@ class Intent:
                 make=self._verbs.make,
                 phase=phase,
             )
+
+
+def _with_values(machine: Machine, values: Mapping[str, Any]) -> VMSpec:
+    data = written(recorded_spec(machine))
+    if "max_vcpus" not in values:
+        # What it is now is what was resolved; not written, it is as high as need be.
+        data.pop("max_vcpus", None)
+    for path, value in values.items():
+        assign(data, path, value)
+    return VMSpec.model_validate(data)

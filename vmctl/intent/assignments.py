@@ -65,7 +65,9 @@ def assign(data: dict[str, Any], path: str, value: Any) -> None:
         known = step in KEYED and number == 0
         holder = _inner(holder, step, [] if known else {}, path)
     last = steps[-1]
-    if isinstance(holder, list):
+    if steps[0] == "labels" and value is None:
+        holder.pop(last, None)
+    elif isinstance(holder, list):
         _assign_in_list(holder, last, value, path, KEYED.get(str(steps[0]), ""))
     else:
         holder[last] = value

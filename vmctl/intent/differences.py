@@ -62,8 +62,6 @@ def compare(wanted: VMSpec, recorded: VMSpec) -> list[Difference]:
     for field in before:
         if field in KEYED:
             found += _devices(field, before[field], after[field])
-        elif field == "labels":
-            found += _fields(field, before[field], after[field], depth=0)
         else:
             found += _fields(field, before[field], after[field], depth=1)
     return found

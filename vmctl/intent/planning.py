@@ -19,10 +19,10 @@ from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.spec import VMSpec
 
-__all__ = ["ANY_TIME", "ChangePlan", "Machine", "merged", "plan_change", "recorded_spec"]
+__all__ = ["ChangePlan", "Machine", "is_any_time", "merged", "plan_change", "recorded_spec"]
 
-ANY_TIME = frozenset({"labels", "autostart", "profile"})
-"""They are in vmctl's record or in libvirt's, and not in the machine."""
+# They are in vmctl's record or in libvirt's, and not in the machine.
+_ANY_TIME = frozenset({"labels", "autostart", "profile"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +177,15 @@ def _in_time(
     entry: Difference, machine: Machine, why_not_live: Callable[[Difference], str | None]
 ) -> Difference:
     """Return the difference with what its machine's state makes of it."""
-    if entry.when is not When.LIVE or entry.path in ANY_TIME:
+    if entry.when is not When.LIVE or is_any_time(entry):
         return entry
     why = "the machine is off" if machine.running is None else why_not_live(entry)
     return entry if why is None else replace(entry, when=When.NEXT_START, why=why)
+
+
+def is_any_time(entry: Difference) -> bool:
+    """Return whether a difference is none of the machine itself, be it running, off or saved."""
+    return entry.path.partition(".")[0] in _ANY_TIME
 
 
 def merged(recorded: VMSpec, accepted: Sequence[Difference]) -> VMSpec:

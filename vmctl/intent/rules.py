@@ -27,7 +27,6 @@ _LIVE = frozenset(
     {
         "vcpus",
         "memory",
-        "labels",
         "autostart",
         "profile",
         "disks.*",
@@ -81,7 +80,7 @@ def classify(path: str, action: str, before: Any, after: Any) -> tuple[When, str
         return When.ANEW, "a disk can grow, and not shrink: data at its end would be lost"
     if general == "machine" and _other_platform(before, after):
         return When.ANEW, "a guest is installed for one platform"
-    if general in _LIVE:
+    if general in _LIVE or top == "labels":
         return When.LIVE, ""
     if general in {"cdroms.*", "floppies.*"} and action == "add":
         return When.NEXT_START, "a drive can't be plugged in; its disc can be changed"

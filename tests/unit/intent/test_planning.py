@@ -88,7 +88,7 @@ def test_fields_are_live_or_wait_or_need_a_new_machine() -> None:
         "memory": ("change", "1GiB", "2GiB", "live"),
         "cpu.model": ("change", None, "qemu64", "next start"),
         "watchdog": ("change", None, {"model": "i6300esb", "action": "reset"}, "next start"),
-        "labels": ("change", {}, {"role": "db"}, "live"),
+        "labels.role": ("change", None, "db", "live"),
         "firmware.type": ("change", "bios", "uefi", "anew"),
     }
     assert all(entry.why for entry in plan.those(When.NEXT_START, When.ANEW))
