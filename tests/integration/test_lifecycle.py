@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from lxml import etree
@@ -85,6 +86,14 @@ def test_its_seed_is_gone_from_drive_pool_and_record(host: vmctl.Host, shared_vm
 def test_run_passes_status_and_both_outputs(shared_vm: vmctl.VM) -> None:
     done = shared_vm.run("echo out; echo err >&2; exit 7")
     assert (done.exit_status, done.stdout, done.stderr, done.via) == (7, "out\n", "err\n", "ssh")
+
+
+@pytest.mark.parametrize("via", ["ssh", "agent"])
+def test_a_command_that_a_signal_ends_has_the_status_of_a_shell(
+    shared_vm: vmctl.VM, via: Literal["ssh", "agent"]
+) -> None:
+    done = shared_vm.run("echo before; kill -KILL $$", via=via)
+    assert (done.exit_status, done.stdout, done.via) == (137, "before\n", via)
 
 
 def test_run_quotes_words_and_passes_stdin(shared_vm: vmctl.VM) -> None:

@@ -21,6 +21,7 @@ from vmctl.errors import (
 from vmctl.guest.command import CompletedCommand, shell_line
 from vmctl.guest.conversation import HINT_LOST, CallersError, begin, converse, status_of
 from vmctl.guest.identity import KeyPair
+from vmctl.guest.signals import hearing_transport
 
 __all__ = ["SSHSession", "connect", "run_in"]
 
@@ -71,6 +72,7 @@ def connect(
             timeout=_HANDSHAKE_SECONDS,
             allow_agent=False,
             look_for_keys=False,
+            transport_factory=hearing_transport,
         )
     except BaseException as error:
         client.close()
