@@ -58,6 +58,21 @@ def deny_special(name: str, mode: int) -> None:
     )
 
 
+def _deny_unsayable(name: str, place: Path) -> None:
+    """Refuse a name that can't be said to a guest.
+
+    Raises:
+        UsageError: It is not UTF-8.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"the name {name!r} in {str(place)!r} is not UTF-8, and can't be copied",
+            hint="rename it, or make an archive and copy that; nothing was copied",
+        ) from error
+
+
 @contextmanager
 def _calling(doing: str, path: str | Path) -> Iterator[None]:
     try:
@@ -92,6 +107,7 @@ def scan(top: Path) -> list[Entry]:
         # The top may be a link: it was named by whoever calls.
         found = [_entry((), os.stat(top))]  # noqa: PTH116 - as os.scandir gives it below
         deny_special(str(top), found[0].mode)
+        _deny_unsayable(top.name, top)
         folders = [()] if stat.S_ISDIR(found[0].mode) else []
         waiting: list[tuple[str, ...]] = list(folders)
         while waiting:
@@ -100,6 +116,7 @@ def scan(top: Path) -> list[Entry]:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     facts = entry.stat(follow_symlinks=False)
                     deny_special(entry.path, facts.st_mode)
+                    _deny_unsayable(entry.name, top.joinpath(*place))
                     found.append(_entry((*place, entry.name), facts))
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append((*place, entry.name))

@@ -101,11 +101,11 @@ class Remote:
                 phase="copy",
                 hint="is it paused, or its disk hanging? `vmctl info`, `vmctl logs`",
             ) from error
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise GuestError(
-                f"a name in {path} of '{self.machine}' is not UTF-8",
+                f"a name is not UTF-8: could not {doing} {path!r} in '{self.machine}'",
                 details=str(error),
-                hint="rename it in the guest, or make an archive there and copy that",
+                hint="rename it, or make an archive and copy that",
             ) from error
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise self._refusal(error, doing, path) from error

@@ -11,9 +11,9 @@ from typing import Any
 import paramiko
 import pytest
 
-from vmctl.errors import ConflictError, GuestError
+from vmctl.errors import ConflictError, GuestError, UsageError
 from vmctl.guest.copying import receive
-from vmctl.guest.local_files import Folder
+from vmctl.guest.local_files import Folder, scan
 from vmctl.guest.sftp import Facts, Remote
 from vmctl.progress import Phase
 
@@ -110,3 +110,13 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     with Folder.at(tmp_path) as folder, pytest.raises(KeyboardInterrupt):
         folder.put("a", pieces(), mode=0o644, mtime=0)
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - the names
+
+
+def test_a_name_that_no_guest_could_be_told_is_refused_before_anything_is_copied(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "good").touch()
+    assert len(scan(tmp_path)) == 2
+    (tmp_path / os.fsdecode(b"bad-\xff")).touch()
+    with pytest.raises(UsageError, match=r"'bad-\\udcff' in .* is not UTF-8"):
+        scan(tmp_path)
