@@ -48,6 +48,20 @@ def test_the_spec_that_it_was_launched_from_changes_nothing(
     assert (vm.xml(), vm.xml(inactive=True)) == before
 
 
+def test_a_disk_that_has_grown_is_left_so_and_none_shrinks(
+    host: vmctl.Host, machine: tuple[vmctl.VM, vmctl.VMSpec]
+) -> None:
+    vm, spec = machine
+    smaller = spec.replace(disks=[{"size": "64MiB"}])
+    assert changes(vm.compare(smaller)) == {"disks.vda.size": "anew"}
+    with pytest.raises(ConflictError, match="made anew"):
+        vm.apply(smaller)
+    assert vm.apply(spec.replace(disks=[{"size": "1GiB"}])).made == ("disks.vda.size",)
+    assert vm.apply(spec.replace(labels={"role": "db"})).made == ("labels",)
+    assert raw_of(host, vm).blockInfo("vda")[0] == 1 << 30
+    assert vm.run("cat /sys/block/vda/size").stdout.strip() == str((1 << 30) // 512)
+
+
 def test_what_can_be_had_now_is_had_now_and_the_rest_at_the_next_start(
     host: vmctl.Host, machine: tuple[vmctl.VM, vmctl.VMSpec]
 ) -> None:

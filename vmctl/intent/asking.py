@@ -59,7 +59,12 @@ class Intent:
         # One look for both, so that what somebody else changes between two is not changed back.
         machine = self._look()
         spec = wanted if isinstance(wanted, VMSpec) else _with_values(machine, wanted)
-        return plan_change(spec, machine, why_not_live=self._verbs.why_not_live)
+        return plan_change(
+            spec,
+            machine,
+            why_not_live=self._verbs.why_not_live,
+            size_of=self._verbs.size_of,
+        )
 
     def with_values(self, values: Mapping[str, Any]) -> VMSpec:
         """Return the machine's spec with some fields changed, by their paths."""

@@ -68,6 +68,11 @@ class Verbs:
             return disks.why_not_attached_live(self.domain, DiskBus(difference.after["bus"]))
         return disks.why_not_detached_live(self.domain, difference.before["bus"])
 
+    def size_of(self, target: str) -> int | None:
+        """Return how large a disk is, in bytes; None where there is no such disk, or no size."""
+        sizes = {disk.target: disk.capacity for disk in disks.list_disks(self.domain)}
+        return sizes.get(target)
+
     def make(self, difference: Difference) -> None:
         """Make a difference; see the verbs for what they raise."""
         later = difference.when is not When.LIVE

@@ -18,6 +18,7 @@ from vmctl.render.domain import with_macs
 from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.spec import VMSpec
+from vmctl.spec.sizes import Size
 
 __all__ = ["ChangePlan", "Machine", "is_any_time", "merged", "plan_change", "recorded_spec"]
 
@@ -96,6 +97,7 @@ def plan_change(
     machine: Machine,
     *,
     why_not_live: Callable[[Difference], str | None] = lambda _difference: None,
+    size_of: Callable[[str], int | None] = lambda _target: None,
 ) -> ChangePlan:
     """Compare a spec with a machine.
 
@@ -103,6 +105,7 @@ def plan_change(
         wanted: The spec as it was written.
         machine: The machine.
         why_not_live: Says why the running machine can't have a difference before its next start.
+        size_of: Says how large a disk is, in bytes; None where it can't be told.
 
     Raises:
         SpecError: It can't be told which of the machine's devices the spec speaks of.
@@ -111,7 +114,8 @@ def plan_change(
     """
     recorded = recorded_spec(machine)
     spec = _wanted_spec(wanted, recorded, machine)
-    found = [_in_time(entry, machine, why_not_live) for entry in compare(spec, recorded)]
+    measured = _measured(recorded, spec, size_of)
+    found = [_in_time(entry, machine, why_not_live) for entry in compare(spec, measured)]
     hidden = _hidden(wanted, machine)
     if hidden is not None and not any(entry.path.startswith("cloud_init") for entry in found):
         found.append(hidden)
@@ -154,6 +158,24 @@ def _with_sizes(spec: VMSpec, recorded: VMSpec) -> VMSpec:
         for disk in spec.disks
     )
     return spec.model_copy(update={"disks": disks})
+
+
+def _measured(recorded: VMSpec, spec: VMSpec, size_of: Callable[[str], int | None]) -> VMSpec:
+    """Return the machine's spec with the sizes that its disks have of their images.
+
+    Only of disks that the new spec says a size of: whether that grows them can't be told otherwise.
+    """
+    sized = {disk.target for disk in spec.disks if disk.size is not None}
+    disks = tuple(
+        disk.model_copy(update={"size": Size(size)})
+        if disk.size is None
+        and disk.target in sized
+        and disk.target is not None
+        and (size := size_of(disk.target))
+        else disk
+        for disk in pinned(recorded).disks
+    )
+    return recorded.model_copy(update={"disks": disks})
 
 
 def _hidden(wanted: VMSpec, machine: Machine) -> Difference | None:

@@ -128,6 +128,31 @@ def test_a_disk_does_not_shrink() -> None:
     }
 
 
+def test_a_disk_that_has_grown_stays_so_where_the_spec_says_no_size() -> None:
+    grown = {"image": "debian-12", "disks": [{"size": "5GiB"}]}
+    assert changes(plan_of(grown, {"image": "debian-12"})) == {}
+    assert changes(plan_of(grown, {"image": "debian-12", "disks": [{}]})) == {}
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("100MiB", {"disks.vda.size": ("change", "512MiB", "100MiB", "anew")}),
+        ("512MiB", {}),
+        ("1GiB", {"disks.vda.size": ("change", "512MiB", "1GiB", "live")}),
+    ],
+)
+def test_a_disk_that_is_as_large_as_its_image_is_measured(
+    size: str, expected: dict[str, tuple[str, Any, Any, str]]
+) -> None:
+    plan = plan_change(
+        spec_of(image="debian-12", disks=[{"size": size}]),
+        machine_of(spec_of(image="debian-12")),
+        size_of={"vda": 512 << 20}.get,
+    )
+    assert changes(plan) == expected
+
+
 def test_a_nic_keeps_its_address_when_another_goes() -> None:
     before = {"nics": [{"user": True}, {"network": "default"}]}
     first, _second = recorded_spec(machine_of(spec_of(**before))).nics
