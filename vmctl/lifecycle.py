@@ -376,12 +376,14 @@ class Lifecycle:
         """Say whether it starts together with its host.
 
         Raises:
-            ConflictError: vmctl did not make it.
+            ConflictError: vmctl did not make it, or somebody else is at work on it.
         """
-        record = self._record()
-        self._domain.set_autostart(on=on)
-        if record.spec.get("autostart", False) is not on:
-            self._domain.update_record(spec={**record.spec, "autostart": on})
+        from vmctl.changes import changing
+
+        with changing(self._domain, even_saved=True) as record:
+            self._domain.set_autostart(on=on)
+            if record.spec.get("autostart", False) is not on:
+                self._domain.update_record(spec={**record.spec, "autostart": on})
 
     def rename(self, name: str) -> None:
         """Give it another name; it must be off. Its UUID stays, and all that goes by it.

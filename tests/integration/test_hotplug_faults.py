@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 import vmctl
+from vmctl.changes import changing
+from vmctl.devices.machine import recorded, spec_of
 from vmctl.hypervisor import private
 from vmctl.hypervisor.events import Signal
 from vmctl.spec import DiskSpec
@@ -212,3 +214,20 @@ def test_libvirtd_restarts_while_a_guest_is_waited_for(
     assert [disk.target for disk in vm.disks.list()] == ["vda", "vdb"]
     host.gc()
     _consistent(host, vm)
+
+
+def test_autostart_waits_for_a_change_and_neither_undoes_the_other(idle: MakeIdle) -> None:
+    vm = idle(start=False)
+    with changing(vm._domain) as record:
+        other = threading.Thread(target=vm.set_autostart, args=(True,))
+        other.start()
+        other.join(1)
+        assert other.is_alive()
+        assert not vm.autostart
+        changed = spec_of(record).model_copy(update={"labels": {"a": "b"}})
+        vm._domain.update_record(spec=recorded(changed, record))
+    other.join(30)
+    assert vm.autostart
+    after = vm._domain.record()
+    assert after is not None
+    assert (after.spec["autostart"], after.spec["labels"]) == (True, {"a": "b"})
