@@ -146,7 +146,7 @@ class GuestAgent:
 
     def is_frozen(self) -> bool:
         """Return whether file systems are frozen."""
-        return bool(self._agent.ask("guest-fsfreeze-status", timeout=_AWAKE_SECONDS) == "frozen")
+        return self._agent.is_frozen()
 
     def freeze(self, mountpoints: Sequence[str] | None = None) -> int:
         """Freeze file systems: what was written is on the disks, and nothing more comes.

@@ -8,7 +8,9 @@ from typing import Any
 
 from lxml import etree
 
+from vmctl.errors import GuestError, WrongStateError
 from vmctl.guest import addresses
+from vmctl.guest.agent import Agent
 from vmctl.guest.reach import Reach
 from vmctl.hypervisor import runs, saves, snapshots
 from vmctl.hypervisor.chains import Layer, read_chain
@@ -118,6 +120,7 @@ class MachineInfo(MachineSummary):
         snapshot_why: Why it would be of that kind, or why it can't have one; empty for a machine
             that vmctl did not make.
         sources: What each source says of its address.
+        frozen: Whether its guest's file systems are frozen, by its agent; None where none answers.
     """
 
     phase: str = ""
@@ -141,6 +144,7 @@ class MachineInfo(MachineSummary):
     snapshot_kind: str = ""
     snapshot_why: str = ""
     sources: dict[str, str] = field(default_factory=dict)
+    frozen: bool | None = None
 
 
 def describe(
@@ -196,7 +200,20 @@ def describe(
         snapshot_kind=next_snapshot[0],
         snapshot_why=next_snapshot[1],
         sources=sighting.said,
+        frozen=_frozen(domain, root) if state is State.RUNNING else None,
     )
+
+
+def _frozen(domain: Domain, root: etree._Element) -> bool | None:
+    """Ask the agent, if there is one: a client that was killed may have left them frozen."""
+    channel = root.find("devices/channel/target[@name='org.qemu.guest_agent.0']")
+    if channel is None or channel.get("state") != "connected":
+        return None
+    try:
+        return Agent(domain).is_frozen()
+    except (GuestError, WrongStateError):
+        # It hangs, or the machine went off meanwhile.
+        return None
 
 
 def _shown(endpoint: addresses.Endpoint) -> str:

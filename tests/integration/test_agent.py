@@ -106,12 +106,19 @@ def test_a_client_that_is_killed_leaves_them_frozen(
     command = [sys.executable, "-c", program, f"private:{private_host.name}", vm.name]
     assert subprocess.run(command, check=False).returncode == -9
     assert vm.agent.is_frozen()
+    # Whoever comes next is told so, and what to do.
+    assert vm.info().frozen
+    with pytest.raises(vmctl.WrongStateError, match="file systems of .* are frozen") as caught:
+        vm.run("true", via="agent")
+    assert caught.value.state == "frozen"
+    assert f"vmctl agent thaw {vm.name}" in caught.value.hint
     subprocess.run(
         [*_VMCTL, "agent", "thaw", vm.name],
         check=True,
         env={**os.environ, "VMCTL_URI": f"private:{private_host.name}"},
     )
     assert not vm.agent.is_frozen()
+    assert vm.info().frozen is False
 
 
 def test_an_agent_that_hangs(vm: vmctl.VM) -> None:

@@ -65,6 +65,7 @@ _INFO = [
     "labels", "vcpus", "memory", "machine", "firmware", "accelerator", "started", "uptime",
     "created", "owner", "ssh_user", "host_key", "disks", "nics", "graphics", "snapshots",
     "sources",
+    "frozen",
 ]  # fmt: skip
 
 

@@ -169,6 +169,12 @@ def info(app: App, name: str) -> None:
     app.show(found, lambda: _print_info(found))
 
 
+def _frozen(found: MachineInfo) -> str:
+    if found.frozen is None:
+        return ""
+    return f"yes: `vmctl agent thaw {found.name}` lets them go on" if found.frozen else "no"
+
+
 def _disk_lines(disk: DiskInfo) -> list[str]:
     """Return a line for a disk, and one for each file underneath."""
     size = "" if disk.capacity is None else f", {human_size(disk.capacity)}"
@@ -230,6 +236,7 @@ def _print_info(found: MachineInfo) -> None:
                 ],
             ),
             ("graphics", found.graphics),
+            ("frozen", _frozen(found)),
             ("snapshots", [_snapshot(found, name) for name in found.snapshots]),
             ("next snapshot", f"{found.snapshot_kind or 'none'}: {found.snapshot_why}"),
             ("address says", [f"{who}: {what}" for who, what in found.sources.items()]),

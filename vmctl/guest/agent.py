@@ -14,7 +14,12 @@ from io import BytesIO
 from itertools import chain
 from typing import Any, BinaryIO
 
-from vmctl.errors import GuestError, GuestUnreachableError, WaitTimeoutError
+from vmctl.errors import (
+    GuestError,
+    GuestUnreachableError,
+    WaitTimeoutError,
+    WrongStateError,
+)
 from vmctl.guest.command import CompletedCommand, shell_line
 from vmctl.guest.surroundings import surround
 from vmctl.hypervisor.domains import Domain
@@ -79,9 +84,27 @@ class Agent:
         Raises:
             GuestUnreachableError: It does not answer.
             GuestError: It refuses.
-            WrongStateError: The machine does not run.
+            WrongStateError: The machine does not run, or its file systems are frozen.
         """
-        return self._domain.agent(execute, arguments, timeout=timeout or self._timeout)
+        try:
+            return self._domain.agent(execute, arguments, timeout=timeout or self._timeout)
+        except GuestUnreachableError:
+            raise
+        except GuestError as error:
+            # Its own words say only that the command is disabled.
+            if not execute.startswith("guest-fsfreeze") and self.is_frozen():
+                raise WrongStateError(
+                    f"the file systems of '{self.machine}' are frozen, so its agent does nothing",
+                    state="frozen",
+                    details=error.details,
+                    hint=f"`vmctl agent thaw {self.machine}` lets them go on",
+                ) from error
+            raise
+
+    def is_frozen(self) -> bool:
+        """Return whether file systems are frozen; raises what `ask` does."""
+        status = self._domain.agent("guest-fsfreeze-status", timeout=_PING_SECONDS)
+        return bool(status == "frozen")
 
     def answers(self) -> bool:
         """Return whether it answers."""
