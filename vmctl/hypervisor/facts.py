@@ -13,6 +13,7 @@ from lxml import etree
 
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling
+from vmctl.hypervisor.vhost_user import lacks_virtiofsd
 from vmctl.render.facts import FirmwareImage, HostFacts
 
 __all__ = ["read_facts"]
@@ -59,7 +60,7 @@ def read_facts(connection: Connection) -> HostFacts:
             machines=_machines(host),
             firmware=_firmware(limits),
             tpm=_offers(limits, "devices/tpm", "backendModel", "emulator"),
-            features=_features(raw, limits),
+            features=_features(raw, limits) - _missing(connection.uri),
             memory=_memory(raw) or megabytes << 20,
             cpus=cpus,
             privileged=raw.getURI().partition("?")[0].endswith("/system"),
@@ -172,6 +173,11 @@ def _offers(limits: etree._Element, device: str, enum: str, value: str) -> bool:
     if node is None or node.get("supported") != "yes":
         return False
     return any(entry.text == value for entry in node.findall(f"enum[@name='{enum}']/value"))
+
+
+def _missing(uri: str) -> frozenset[str]:
+    """Return what QEMU can do, and another program that it takes is missing for."""
+    return frozenset({"virtiofs"} if lacks_virtiofsd(uri) else ())
 
 
 def _features(raw: Any, limits: etree._Element) -> frozenset[str]:

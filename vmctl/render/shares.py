@@ -49,7 +49,7 @@ def _driver(share: ShareSpec, facts: HostFacts, where: str) -> ShareDriver:
             return share.driver
         raise UnsupportedError(
             f"{where} needs {share.driver}, and the host does not have it",
-            hint="leave driver out: another one may do",
+            hint="leave driver out: another one may do; virtiofs needs the program virtiofsd there",
         )
     if has[ShareDriver.VIRTIOFS] and not share.read_only:
         return ShareDriver.VIRTIOFS
