@@ -29,7 +29,9 @@ def changes(plan: vmctl.ChangePlan) -> dict[str, str]:
 @pytest.fixture
 def machine(host: vmctl.Host, make_spec: SpecMaker) -> Iterator[tuple[vmctl.VM, vmctl.VMSpec]]:
     """A running guest, and the spec that it was launched from."""
-    spec = make_spec(vcpus=1, max_vcpus=2, labels={"role": "web"}, agent=True)
+    spec = make_spec(
+        vcpus=1, max_vcpus=2, labels={"role": "web"}, agent=True, cdroms=[{"bus": "scsi"}]
+    )
     vm = host.launch(spec)
     try:
         yield vm, spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -190,6 +191,35 @@ def test_drift_is_what_somebody_else_changed() -> None:
     }
     assert {entry.path for entry in plan.pending} >= {"video.model", "on_crash"}
     assert plan.differences == ()
+
+
+def running_as(machine: Machine, *changes: tuple[str, str]) -> Machine:
+    xml = machine.definition
+    for old, new in changes:
+        assert old in xml
+        xml = xml.replace(old, new)
+    return replace(machine, running=xml)
+
+
+def test_what_libvirt_says_of_an_empty_drive_that_runs_waits_for_nothing() -> None:
+    empty = spec_of(cdroms=[{"bus": "scsi"}])
+    for change in (" type='raw'", ""), ("<readonly/>", "<source index='5'/><readonly/>"):
+        assert plan_change(empty, running_as(machine_of(empty), change)).pending == ()
+
+
+@pytest.mark.parametrize(
+    ("has", "pending"),
+    [("262144", []), ("263168", []), ("131072", ["memory"]), ("264192", ["memory"])],
+)
+def test_memory_that_was_plugged_in_waits_for_nothing(has: str, pending: list[str]) -> None:
+    """A running machine's `memory` is with all that could be plugged in."""
+    spec = spec_of(memory="256MiB", max_memory="1GiB")
+    machine = running_as(
+        machine_of(spec),
+        ("<memory unit='KiB'>262144<", "<memory unit='KiB'>1048576<"),
+        ("<currentMemory unit='KiB'>262144<", f"<currentMemory unit='KiB'>{has}<"),
+    )
+    assert [entry.path for entry in plan_change(spec, machine).pending] == pending
 
 
 def test_a_record_without_a_spec_is_said() -> None:
