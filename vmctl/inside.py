@@ -69,10 +69,22 @@ class Inside:
     def _check_running(self) -> None:
         state = self._domain.state()
         if state is not State.RUNNING:
+            name = self._domain.name
+            paused = f"let it go on: `vmctl resume {name}`"
             raise WrongStateError(
-                f"'{self._domain.name}' is {state.value}: it can't be reached",
+                f"'{name}' is {state.value}: it can't be reached",
                 state=state.value,
-                hint=f"start it: `vmctl start {self._domain.name}`",
+                hint=paused if state is State.PAUSED else f"start it: `vmctl start {name}`",
+            )
+
+    def _check_connected(self) -> None:
+        """Refuse a machine that has no NIC: no waiting brings it an address."""
+        from vmctl.guest import addresses
+
+        if not addresses.has_nic(self._domain):
+            raise GuestUnreachableError(
+                f"'{self._domain.name}' has no NIC, so it can't be reached by SSH",
+                hint=f"attach one: `vmctl nic attach {self._domain.name} --user`",
             )
 
     def _no_key(self) -> GuestUnreachableError:
@@ -88,6 +100,7 @@ class Inside:
         self._check_running()
         if not record.host_key:
             raise self._no_key()
+        self._check_connected()
         return readiness.log_in(
             self._domain,
             record,
@@ -315,6 +328,7 @@ class Inside:
 
         record = self._record()
         self._check_running()
+        self._check_connected()
         return proxy.connect(self._domain, record, reach=self._host.reach, timeout=_LOG_IN_SECONDS)
 
     def open_channel(self) -> paramiko.Channel:

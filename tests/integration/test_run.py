@@ -124,6 +124,12 @@ def test_a_connection_survives_restarts(
     with pytest.raises(vmctl.GuestUnreachableError) as caught:
         vm.run("true", via="ssh")
     assert caught.value.hint
+
+    # And at once, where there is no NIC that SSH could come by.
+    vm.nics.detach(vm.nics.list()[0].mac)
+    with pytest.raises(vmctl.GuestUnreachableError, match="has no NIC"):
+        vm.run("true", via="ssh")
+    assert vm.run("true").via == "agent"
     vm.delete()
 
 

@@ -16,7 +16,7 @@ from vmctl.hypervisor import forwards
 from vmctl.hypervisor.domains import ADDRESS_SOURCES, Domain, State
 from vmctl.hypervisor.metadata import Record
 
-__all__ = ["Endpoint", "Sighting", "known_addresses", "look", "static_addresses"]
+__all__ = ["Endpoint", "Sighting", "has_nic", "known_addresses", "look", "static_addresses"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +128,11 @@ def look(
     if not kinds:
         said["machine"] = "it has no network interface"
     return Sighting(tuple(_without_repetition(endpoints)), said)
+
+
+def has_nic(domain: Domain) -> bool:
+    """Return whether a running machine has any network interface now."""
+    return bool(_nics(domain))
 
 
 def _nics(domain: Domain) -> dict[str, str]:

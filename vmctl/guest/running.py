@@ -7,7 +7,7 @@ from typing import BinaryIO, Literal, TypeVar
 
 import paramiko
 
-from vmctl.errors import GuestUnreachableError
+from vmctl.errors import GuestUnreachableError, VmctlError
 from vmctl.guest.agent import Agent
 from vmctl.guest.command import CompletedCommand, shell_line
 from vmctl.guest.link import Link
@@ -56,8 +56,18 @@ def either_way(
                 details=f"{error.details}\nits agent does not answer either".strip(),
                 hint=error.hint,
             ) from error
-        return by_agent()
+        return _instead(error, by_agent)
     return by_ssh(opened)
+
+
+def _instead(unreachable: GuestUnreachableError, by_agent: Callable[[], T]) -> T:
+    """Do it by the agent; should that fail, say why it was the agent's to do."""
+    try:
+        return by_agent()
+    except VmctlError as error:
+        parts = (error.details, f"it was left to the agent: {unreachable}")
+        error.details = "\n".join(filter(None, parts))
+        raise
 
 
 def run(
