@@ -209,7 +209,13 @@ def test_what_libvirt_says_of_an_empty_drive_that_runs_waits_for_nothing() -> No
 
 @pytest.mark.parametrize(
     ("has", "pending"),
-    [("262144", []), ("263168", []), ("131072", ["memory"]), ("264192", ["memory"])],
+    [
+        ("262144", []),
+        ("263168", []),
+        ("261120", []),
+        ("131072", ["memory"]),
+        ("264192", ["memory"]),
+    ],
 )
 def test_memory_that_was_plugged_in_waits_for_nothing(has: str, pending: list[str]) -> None:
     """A running machine's `memory` is with all that could be plugged in."""
