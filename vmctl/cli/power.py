@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,21 +31,41 @@ _timeout = click.option(
 )
 _force = click.option("--force", is_flag=True, help="Pull the plug after that.")
 
+# What the state alone doesn't show.
+_SAYS = {
+    "saved": {True: "saved"},
+    "discarded": {True: "its saved state is gone", False: "it had no saved state"},
+    "autostart": {True: "starts with its host", False: "doesn't start with its host"},
+}
 
-def do(app: App, chosen: tuple[str, ...], change: Callable[[VM], dict[str, Any] | None]) -> None:
-    """Do something to machines; what it returns is printed beside their names and states."""
+
+def do(
+    app: App,
+    chosen: tuple[str, ...],
+    change: Callable[[VM], dict[str, Any] | None],
+    *,
+    said: str = "",
+) -> None:
+    """Do something to machines; what it returns is printed beside their names and states.
+
+    Args:
+        app: The run.
+        chosen: The machines.
+        change: What to do; returns what JSON has of it.
+        said: What people are told of it, where the state doesn't show it.
+    """
 
     def act(machine: VM) -> dict[str, Any]:
         more = change(machine)
         common = {"name": machine.name, "uuid": machine.uuid, "state": machine.state}
         return common | (more or {})
 
-    each(app, chosen, act, done=_line)
+    each(app, chosen, act, done=partial(_line, said=said))
 
 
-def _line(found: dict[str, Any]) -> str:
+def _line(found: dict[str, Any], *, said: str = "") -> str:
     """Say what became of a machine, and how, where that is not what everybody expects."""
-    notes = []
+    notes = [said] if said else []
     if stopped := found.get("stopped"):
         notes += [] if stopped["ended_by"] == "was off" else [stopped["ended_by"]]
         notes += ["with a saved state"] if stopped["saved"] else []
@@ -52,6 +73,7 @@ def _line(found: dict[str, Any]) -> str:
         notes += ["restored"] if started["how"] == "restored" else []
         behind = started["clock"] not in {"", "set"}
         notes += [f"its clock was not set: {started['clock']}"] if behind else []
+    notes += [says[found[key]] for key, says in _SAYS.items() if found.get(key) in says]
     return f"{found['name']}: {found['state']}" + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -136,7 +158,7 @@ def restart(app: App, names: tuple[str, ...], timeout: float, force: bool, wait:
 @pass_app
 def reset(app: App, names: tuple[str, ...]) -> None:
     """Press the reset button of machines: their guests boot anew, without ending in order."""
-    do(app, names, lambda machine: machine.reset())
+    do(app, names, lambda machine: machine.reset(), said="reset")
 
 
 @command("pause")

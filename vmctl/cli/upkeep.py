@@ -26,7 +26,7 @@ _name = click.argument("name", metavar="NAME", shell_complete=machine_names)
 @pass_app
 def nmi(app: App, names: tuple[str, ...]) -> None:
     """Send the guests of machines a non-maskable interrupt."""
-    do(app, names, lambda machine: machine.nmi())
+    do(app, names, lambda machine: machine.nmi(), said="an NMI was sent")
 
 
 @command("dump")

@@ -99,6 +99,10 @@ def test_a_name_that_is_close_is_suggested(vmctl: Vmctl) -> None:
         (("start", "web"), "running"),
         (("stop", "web", "--force", "--timeout", "0"), "shut off (force)"),
         (("restart", "web", "--force", "--timeout", "0"), "running (force)"),
+        (("save", "web"), "shut off (saved)"),
+        (("discard-saved", "web"), "running (it had no saved state)"),
+        (("autostart", "web"), "running (starts with its host)"),
+        (("autostart", "--off", "web"), "running (doesn't start with its host)"),
     ],
 )
 def test_power_verbs(vmctl: Vmctl, own: tuple[str, str], words: tuple[str, ...], said: str) -> None:
