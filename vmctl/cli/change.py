@@ -115,9 +115,10 @@ def _change(
 ) -> None:
     plan = machine.compare(wanted)
     _warn(app, plan)
-    data: dict[str, Any] = {**plan.as_dict(), "made": (), "waiting": (), "left": ()}
+    left = _left_out(plan, live_only=live_only, skip_anew=skip_anew)
+    data: dict[str, Any] = {**plan.as_dict(), "made": (), "waiting": (), "left": left}
     if app.wants_table and plan.differences:
-        _print_differences(plan)
+        _print_differences(plan, left)
     if not plan.differences:
         app.note(f"{machine.name}: nothing to change")
     elif not dry_run:
@@ -132,18 +133,39 @@ def _change(
     app.show(data, lambda: None)
 
 
-def _print_differences(plan: ChangePlan) -> None:
+def _left_out(plan: ChangePlan, *, live_only: bool, skip_anew: bool) -> tuple[str, ...]:
+    """Return the paths of the differences that the options leave out."""
+    omitted = {"next start"} if live_only else set()
+    omitted |= {"anew"} if skip_anew else set()
+    return tuple(entry.path for entry in plan.differences if entry.when.value in omitted)
+
+
+def _print_differences(plan: ChangePlan, left: tuple[str, ...]) -> None:
     print_table(
         ("FIELD", "NOW", "WANTED", "WHEN"),
         [
-            (entry.path, _shown(entry.before), _shown(entry.after), entry.when.value)
+            (
+                entry.path,
+                _shown(entry.before),
+                _shown(entry.after),
+                entry.when.value + (" (left out)" if entry.path in left else ""),
+            )
             for entry in plan.differences
         ],
     )
 
 
 def _shown(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(_given(value), ensure_ascii=False)
+
+
+def _given(value: Any) -> Any:
+    """Return a value without the fields that it leaves open: they only make a row long."""
+    if isinstance(value, dict):
+        return {name: _given(entry) for name, entry in value.items() if entry not in (None, [])}
+    return [_given(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _warn(app: App, plan: ChangePlan) -> None:

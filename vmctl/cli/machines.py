@@ -200,7 +200,8 @@ def _since(found: MachineInfo) -> str:
 
 def _whole_state(found: MachineInfo) -> str:
     reason = f" ({found.state_reason})" if found.state_reason else ""
-    return f"{found.state}{reason}" + (", with a saved state" if found.saved else "")
+    saved = found.saved and found.state_reason != "saved"
+    return f"{found.state}{reason}" + (", with a saved state" if saved else "")
 
 
 def _snapshot(found: MachineInfo, name: str) -> str:
