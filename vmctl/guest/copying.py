@@ -13,11 +13,19 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from vmctl.errors import ConflictError, GuestError, NotFoundError, UsageError
-from vmctl.guest.local_files import Entry, Folder, deny_special, pieces_of, pieces_of_file, scan
+from vmctl.guest.local_files import (
+    Entry,
+    Folder,
+    deny_special,
+    mode_of,
+    pieces_of,
+    pieces_of_file,
+    scan,
+)
 from vmctl.guest.sftp import Facts, Remote
 from vmctl.progress import Phase
 
-__all__ = ["CopiedFiles", "Meter", "receive", "send"]
+__all__ = ["CopiedFiles", "Meter", "check_source", "receive", "send"]
 
 _DEEPEST = 200
 _NEW_FILE_MODE = 0o644
@@ -64,6 +72,19 @@ class Meter:
     def copied(self, via: Literal["ssh", "agent"]) -> CopiedFiles:
         """Return the result."""
         return CopiedFiles(files=self.files, bytes=self.bytes, via=via)
+
+
+def check_source(source: Path, *, recursive: bool) -> None:
+    """Refuse what can't be copied into a guest, before any way into it is tried.
+
+    Raises:
+        NotFoundError: There is nothing.
+        UsageError: It is a folder, without ``recursive``, or nothing that could be copied.
+    """
+    mode = mode_of(source)
+    deny_special(str(source), mode)
+    if stat.S_ISDIR(mode):
+        _check_recursive(str(source), recursive=recursive)
 
 
 def send(
@@ -116,10 +137,12 @@ def _file_place(remote: Remote, path: str, name: str) -> str:
     """Return where a file goes: into a folder, or in the place of a file, through a link to it."""
     found = remote.stat(path)
     if found is None:
-        if path.endswith("/"):
+        folder = path if path.endswith("/") else posixpath.dirname(path)
+        # What is relative lies in the home folder.
+        if folder and remote.stat(folder) is None:
             raise NotFoundError(
-                f"there is no folder {path} in '{remote.machine}'",
-                hint="make it there first: `vmctl exec NAME -- mkdir -p FOLDER`",
+                f"there is no folder {folder} in '{remote.machine}'",
+                hint=f"make it there first: `vmctl exec {remote.machine} -- mkdir -p {folder}`",
             )
         return path
     if found.is_folder:

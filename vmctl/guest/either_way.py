@@ -29,6 +29,8 @@ def send(
     phase: Phase,
 ) -> CopiedFiles:
     """Copy into a guest; see `VM.copy_to`."""
+    if isinstance(source, Path):
+        copying.check_source(source, recursive=recursive)
 
     def by_ssh(channel: paramiko.Channel) -> CopiedFiles:
         with opened(channel, agent.machine) as remote:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from vmctl.errors import ConflictError, NotFoundError, ResourceError, UsageError, VmctlError
 from vmctl.guest.sftp import part_name
 
-__all__ = ["Entry", "Folder", "deny_special", "pieces_of", "pieces_of_file", "scan"]
+__all__ = ["Entry", "Folder", "deny_special", "mode_of", "pieces_of", "pieces_of_file", "scan"]
 
 _PIECE = 32768
 # A guest's modes never give a file on this machine another user's rights.
@@ -41,6 +41,16 @@ class Entry:
     mode: int
     size: int
     mtime: int
+
+
+def mode_of(path: Path) -> int:
+    """Return the kind and the mode of what there is, through a link.
+
+    Raises:
+        NotFoundError: There is nothing.
+    """
+    with _calling("look at", path):
+        return path.stat().st_mode
 
 
 def deny_special(name: str, mode: int) -> None:

@@ -6,13 +6,16 @@ import os
 import stat
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import paramiko
 import pytest
 
-from vmctl.errors import ConflictError, GuestError, UsageError
-from vmctl.guest.copying import receive
+from vmctl.errors import ConflictError, GuestError, NotFoundError, UsageError
+from vmctl.guest import either_way
+from vmctl.guest.agent import Agent
+from vmctl.guest.copying import receive, send
+from vmctl.guest.link import Link
 from vmctl.guest.local_files import Folder, scan
 from vmctl.guest.sftp import Facts, Remote
 from vmctl.progress import Phase
@@ -120,3 +123,37 @@ def test_a_name_that_no_guest_could_be_told_is_refused_before_anything_is_copied
     (tmp_path / os.fsdecode(b"bad-\xff")).touch()
     with pytest.raises(UsageError, match=r"'bad-\\udcff' in .* is not UTF-8"):
         scan(tmp_path)
+
+
+def test_what_can_not_be_copied_is_refused_before_any_way_is_tried(tmp_path: Path) -> None:
+    def reach() -> Any:
+        pytest.fail("the guest was asked")
+
+    link = cast(Link, SimpleNamespace(channel=reach))
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, error in (
+        ("nothing", NotFoundError),
+        ("folder", UsageError),
+        ("pipe", UsageError),
+    ):
+        with pytest.raises(error, match=name):
+            either_way.send(
+                link,
+                cast(Agent, None),
+                tmp_path / name,
+                "there",
+                recursive=False,
+                via=None,
+                phase=Phase("web", "copy", None),
+            )
+
+
+def test_a_folder_that_is_missing_in_the_guest_is_the_one_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    bare = cast(Remote, SimpleNamespace(machine="web", stat=lambda _path: None))
+    phase = Phase("web", "copy", None)
+    with pytest.raises(NotFoundError) as caught:
+        send(bare, tmp_path / "file", "/no/x", recursive=False, phase=phase)
+    assert caught.value.brief == "there is no folder /no in 'web'"
+    assert "mkdir -p /no`" in caught.value.hint
