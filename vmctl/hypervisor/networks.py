@@ -42,9 +42,17 @@ def _find(connection: Connection, name: str) -> Any:
                 raise
             raise NotFoundError(
                 f"there is no network '{name}' at {connection.uri}",
-                hint="name one that `virsh net-list --all` shows, or use user-mode networking: "
-                "`nics: [{type: user}]`",
+                hint=_others(connection, error),
             ) from error
+
+
+def _others(connection: Connection, error: libvirt.libvirtError) -> str:
+    """Say what a machine could join in the place of a network that isn't there."""
+    user = "user-mode networking: `nics: [{type: user}]`"
+    if not is_code(error, libvirt.VIR_ERR_NO_NETWORK):
+        return f"this libvirt has no networks; use {user}"
+    names = sorted(network.name() for network in connection.raw.listAllNetworks(0))
+    return f"there is {', '.join(names)}; or use {user}" if names else f"there is none; use {user}"
 
 
 def ensure_active(connection: Connection, name: str) -> None:

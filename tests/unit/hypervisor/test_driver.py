@@ -250,8 +250,9 @@ def test_networks(connection: Connection) -> None:
     networks.ensure_active(connection, "default")
     assert networks.is_active(connection, "default")
     for ask in (networks.ensure_active, networks.is_active):
-        with pytest.raises(NotFoundError, match="there is no network 'nope'"):
+        with pytest.raises(NotFoundError, match="there is no network 'nope'") as caught:
             ask(connection, "nope")
+        assert caught.value.hint.startswith("there is default; or use user-mode")
     networks.stop_unused(connection, "nope")
 
 
