@@ -82,6 +82,8 @@ def attach(app: App, /, name: str, disk_format: str | None, next_start: bool, **
     """Attach a disk to NAME: blank, a clone of an image, or an existing volume."""
     from vmctl.spec import DiskSpec  # noqa: PLC0415 - not before it is needed
 
+    if not any(given[what] for what in ("size", "image", "volume")):
+        raise click.UsageError("give a --size, an --image, or a --volume")
     fields = {**given, "format": disk_format}
     spec = DiskSpec.model_validate({key: value for key, value in fields.items() if value})
     with app.machine(name) as machine, app.progress(passing=True) as progress:

@@ -85,6 +85,8 @@ def attach(app: App, /, name: str, next_start: bool, **given: Any) -> None:
     """Attach a NIC to NAME."""
     from vmctl.spec import NicSpec  # noqa: PLC0415 - not before it is needed
 
+    if sum(bool(given[way]) for way in ("network", "bridge", "user")) != 1:
+        raise click.UsageError("give one of --network, --bridge and --user")
     spec = NicSpec.model_validate({key: value for key, value in given.items() if value})
     with app.machine(name) as machine, app.progress(passing=True) as progress:
         made = machine.nics.attach(spec, next_start=next_start, progress=progress)
