@@ -207,7 +207,7 @@ class Volumes:
         facts = volume.facts()
         if capacity <= facts.capacity:
             raise UsageError(
-                f"the volume '{facts.name}' has {facts.capacity} bytes already; it only grows",
+                f"the volume '{facts.name}' has {Size(facts.capacity)} already; it only grows",
                 hint="give it a larger size",
             )
         if capacity % _ROUND:
