@@ -49,7 +49,10 @@ class Bare:
         return cls(raw, xml, backing or "", bytes(content), capacity)
 
     def make(self, name: str, *, start: bool) -> None:
-        """Make an overlay and a seed, define the machine, and start it if wanted."""
+        """Make an overlay and a seed, define the machine, and start it if wanted.
+
+        The seed is filled as late as vmctl does it, so this is the least that it can take.
+        """
         pool = self.raw.storagePoolLookupByName("default")
         disk = pool.createXML(
             render_volume(
@@ -58,13 +61,13 @@ class Bare:
         )
         seed = pool.createXML(render_volume(f"{name}.iso", capacity=len(self.seed), format="raw"))
         paths = {"disk": disk.path(), "seed": seed.path()}
+        domain = self.raw.defineXMLFlags(
+            self.xml.format(name=name, **paths), libvirt.VIR_DOMAIN_DEFINE_VALIDATE
+        )
         stream = self.raw.newStream()
         seed.upload(stream, 0, len(self.seed))
         stream.sendAll(lambda _stream, size, source: source.read(size), io.BytesIO(self.seed))
         stream.finish()
-        domain = self.raw.defineXMLFlags(
-            self.xml.format(name=name, **paths), libvirt.VIR_DOMAIN_DEFINE_VALIDATE
-        )
         if start:
             domain.create()
 
