@@ -23,6 +23,7 @@ from vmctl.render.volume import render_volume
 __all__ = [
     "base_name",
     "being_removed",
+    "copy_volume",
     "digest_of",
     "ensure_in_pool",
     "is_base",
@@ -229,6 +230,14 @@ def _upload(volume: StoredVolume, image: Image, phase: Phase) -> None:
 def _clock() -> float:
     """Return seconds that go on while the machine sleeps, as they do for others."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def copy_volume(base: StoredVolume, copy: StoredVolume, xml: str, capacity: int) -> None:
+    """Make a volume that holds all of an image, and stands alone."""
+    copy.create(xml, source=base)
+    if copy.facts().capacity < capacity:
+        # A copy is as large as what it is a copy of.
+        copy.resize(capacity)
 
 
 def _stands_still(pool: Pool, volume: StoredVolume, phase: Phase) -> bool:

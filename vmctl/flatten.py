@@ -29,8 +29,6 @@ from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.hypervisor.volumes import StoredVolume, at_path
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import ProgressCallback, Reporter, being_undone
-from vmctl.render.domain import disk_targets
-from vmctl.spec import VMSpec
 
 __all__ = ["flatten", "settle"]
 
@@ -293,6 +291,10 @@ def _note_in_spec(domain: Domain, done: tuple[str, ...]) -> None:
     record = domain.record()
     if record is None:
         return
+    # `gc` asks of every host whether somebody died in here, and needs neither.
+    from vmctl.render.domain import disk_targets  # noqa: PLC0415
+    from vmctl.spec import VMSpec  # noqa: PLC0415
+
     spec = VMSpec.from_record(record.spec)
     disks: list[Any] = [dict(disk) for disk in record.spec.get("disks") or ()]
     for number, target in enumerate(disk_targets(spec)):

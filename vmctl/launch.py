@@ -38,7 +38,7 @@ from vmctl.render.templates import Templates
 from vmctl.render.volume import render_volume
 from vmctl.spec import VMSpec
 
-__all__ = ["Launched", "Surroundings", "copy_volume", "create", "finish", "launch"]
+__all__ = ["Launched", "Surroundings", "create", "finish", "launch"]
 
 # Besides the waiting: uploading an image to a far host may take its time.
 _MAKING_SECONDS = 7200.0
@@ -283,7 +283,7 @@ class _Transaction:
         )
         try:
             if base is not None and volume.full:
-                copy_volume(base, made, xml, volume.capacity)
+                bases.copy_volume(base, made, xml, volume.capacity)
             else:
                 made.create(xml)
         except ConflictError:
@@ -357,14 +357,6 @@ class _Transaction:
                     details=f"it failed because: {error}\nthe undoing failed because: {failure}",
                     hint="mend the cause, then `vmctl gc` removes what is left",
                 ) from error
-
-
-def copy_volume(base: StoredVolume, copy: StoredVolume, xml: str, capacity: int) -> None:
-    """Make a volume that holds all of an image, and stands alone."""
-    copy.create(xml, source=base)
-    if copy.facts().capacity < capacity:
-        # A copy is as large as what it is a copy of.
-        copy.resize(capacity)
 
 
 def _fill(plan: Plan, volume: NewVolume, phase: ReportedPhase) -> None:

@@ -11,7 +11,6 @@ from vmctl.hypervisor import uploads
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.pools import Pool
 from vmctl.hypervisor.volumes import StoredVolume
-from vmctl.launch import copy_volume
 from vmctl.plan import NewVolume, plan_disk, plan_medium
 from vmctl.progress import Phase, Reporter
 from vmctl.render.sources import DiskSource, as_source
@@ -126,7 +125,7 @@ def make(pool: Pool, volume: NewVolume, *, phase: Phase) -> None:
         backing_path=None if base is None or volume.full else base.path(),
     )
     if base is not None and volume.full:
-        copy_volume(base, made, xml, volume.capacity)
+        bases.copy_volume(base, made, xml, volume.capacity)
     else:
         made.create(xml)
     if isinstance(volume.content, Path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from vmctl.spec.network_disk import NetworkDiskSpec
+if TYPE_CHECKING:
+    from vmctl.spec.network_disk import NetworkDiskSpec
 
 __all__ = ["DiskSource", "ServerAddress", "as_source", "from_spec"]
 

@@ -56,6 +56,16 @@ def test_what_looks_at_machines_loads_nothing_to_make_or_enter_them(
     assert loaded_by(*own, *words) & (SPECS | IMAGES | SSH | NEVER | {"asyncio"}) == set()
 
 
+def test_gc_loads_what_removes_machines_alone(own: tuple[str, str]) -> None:
+    loaded = loaded_by(*own, "gc")
+    assert loaded & ((SPECS | IMAGES | SSH | NEVER) - {"vmctl.imaging"}) == set()
+
+
+def test_what_lists_devices_loads_nothing_to_enter_a_machine(own: tuple[str, str]) -> None:
+    loaded = loaded_by(*own, "disk", "list", "web")
+    assert loaded & ((SSH | NEVER) - {"cryptography"}) == set()
+
+
 def test_what_enters_a_machine_loads_nothing_to_make_one(own: tuple[str, str]) -> None:
     # The test driver has no agent either; what was tried before is loaded by then.
     loaded = loaded_by(*own, "exec", "web", "--", "true", status=1)
