@@ -45,6 +45,13 @@ class State(StrEnum):
 STATES = tuple(State)
 """virDomainState counts from 0 in this order."""
 
+# What helps a machine whose state doesn't allow something.
+_OUT_OF = {
+    State.SHUT_OFF: "start it: `vmctl start {}`",
+    State.PAUSED: "let it go on: `vmctl resume {}`",
+    State.RUNNING: "stop it first: `vmctl stop {}`",
+}
+
 ADDRESS_SOURCES = {
     "lease": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
     "agent": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
@@ -117,7 +124,7 @@ class Domain:
             f"the machine '{self.name}' is {state.value}: it can't do that now",
             state=state.value,
             details=error.get_error_message() or "",
-            hint="`vmctl info` shows its state; start, resume or stop it first",
+            hint=_OUT_OF.get(state, "`vmctl info` shows more of its state").format(self.name),
         )
 
     def exists(self) -> bool:

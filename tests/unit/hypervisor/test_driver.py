@@ -256,6 +256,14 @@ def test_networks(connection: Connection) -> None:
     networks.stop_unused(connection, "nope")
 
 
+def test_a_state_that_does_not_allow_something_says_what_would(connection: Connection) -> None:
+    domain = define(connection)
+    # libvirt's test driver gives no code of its own for it.
+    error = domain._wrong_state(Fault(libvirt.VIR_ERR_OPERATION_INVALID))
+    assert isinstance(error, WrongStateError)
+    assert (error.state, error.hint) == ("shut off", "start it: `vmctl start m`")
+
+
 def test_snapshots(connection: Connection) -> None:
     domain = define(connection)
     taken = snapshots.create(domain, render_snapshot("a", description="<&>"), name="a")
