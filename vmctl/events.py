@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -118,12 +119,15 @@ class EventStream(Iterator[Event]):
 
 
 def _kinds(kinds: Iterable[EventKind | str]) -> frozenset[EventKind]:
-    try:
-        return frozenset(EventKind(kind) for kind in kinds)
-    except ValueError as error:
+    given = frozenset(map(str, kinds))
+    for kind in sorted(given.difference(EventKind)):
+        near = difflib.get_close_matches(kind, list(EventKind), n=2)
+        every = f"one of: {', '.join(EventKind)}"
         raise UsageError(
-            f"there is no such kind of event: {error}", hint=f"one of: {', '.join(EventKind)}"
-        ) from None
+            f"there is no kind of event {kind[:80]!r}",
+            hint=f"did you mean {' or '.join(near)}?" if near else every,
+        )
+    return frozenset(map(EventKind, given))
 
 
 class EventListener:

@@ -147,7 +147,7 @@ def test_a_stream_hears_what_happens_from_its_making_on(tmp_path: Any) -> None:
             vm.stop(force=True, timeout=0)
             event = next(stream)
             assert (event.kind, event.detail, event.name) == (K.STOPPED, "destroyed", "web")
-        with pytest.raises(vmctl.UsageError, match="no such kind of event") as caught:
+        with pytest.raises(vmctl.UsageError, match="there is no kind of event") as caught:
             host.events(kinds=["nonsense"])
         assert "stopped" in caught.value.hint
 
