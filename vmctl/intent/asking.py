@@ -102,6 +102,10 @@ def _with_values(machine: Machine, values: Mapping[str, Any]) -> VMSpec:
     if "max_vcpus" not in values:
         # What it is now is what was resolved; not written, it is as high as need be.
         data.pop("max_vcpus", None)
+    if "image" in values:
+        # The first disk has it because the machine has.
+        for disk in data.get("disks", [])[:1]:
+            disk.pop("image", None)
     for path, value in values.items():
         assign(data, path, value)
     return VMSpec.model_validate(data)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from lxml import etree
 
 from vmctl.errors import ConflictError, SpecError, UsageError
+from vmctl.intent.asking import Intent
 from vmctl.intent.assignments import assign, parse, written
 from vmctl.intent.differences import Action
 from vmctl.intent.drift import pending_in
@@ -226,6 +227,19 @@ def test_memory_that_was_plugged_in_waits_for_nothing(has: str, pending: list[st
         ("<currentMemory unit='KiB'>262144<", f"<currentMemory unit='KiB'>{has}<"),
     )
     assert [entry.path for entry in plan_change(spec, machine).pending] == pending
+
+
+def test_another_image_is_one_difference_and_no_contradiction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = machine_of(spec_of(**DISKS))
+    intent = Intent(cast(Any, None), record=cast(Any, None), verbs=cast(Any, None))
+    monkeypatch.setattr(intent, "_look", lambda: machine)
+    wanted = intent.with_values({"image": "debian-13"})
+    assert {path: when for path, (*_, when) in changes(plan_change(wanted, machine)).items()} == {
+        "image": "anew",
+        "disks.vda.image": "anew",
+    }
 
 
 def test_a_record_without_a_spec_is_said() -> None:
