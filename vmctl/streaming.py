@@ -312,7 +312,8 @@ def refuse_target(path: Path, *, replace: bool) -> None:
 
 def _file_exists(path: Path) -> ConflictError:
     return ConflictError(
-        f"there is a file {str(path)!r} already", hint="choose another name, or replace it"
+        f"there is a file {str(path)!r} already",
+        hint="choose another name, or replace it: --replace, or replace=True",
     )
 
 

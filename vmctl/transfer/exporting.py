@@ -151,7 +151,8 @@ def _appearing(target: Path, *, replace: bool) -> Iterator[Path]:
         raise NotFoundError(f"there is no folder {str(target.parent)!r}", hint="make it first")
     if os.path.lexists(target) and not (replace and target.is_file()):
         raise ConflictError(
-            f"there is a file {str(target)!r} already", hint="choose another name, or replace it"
+            f"there is a file {str(target)!r} already",
+            hint="choose another name, or replace it: --replace, or replace=True",
         )
     with _beside(target) as part:
         yield part
@@ -200,7 +201,8 @@ def _move_anew(part: Path, target: Path) -> None:
         target.hardlink_to(part)
     except FileExistsError as error:
         raise ConflictError(
-            f"there is a file {str(target)!r} by now", hint="choose another name, or replace it"
+            f"there is a file {str(target)!r} by now",
+            hint="choose another name, or replace it: --replace, or replace=True",
         ) from error
     except OSError:
         # A file system without links.
