@@ -87,7 +87,7 @@ def dump(
 
 def _refuse_pool(domain: Domain, pool: str, path: Path, form: str) -> None:
     facts = pools.facts_of(domain.connection, pool)
-    if facts.type not in streaming.FILE_POOLS:
+    if facts.type not in pools.FILE_POOLS:
         raise UnsupportedError(
             f"the pool '{pool}' has no files, and a dump is one on its way here",
             hint="name a pool of files: `vmctl pool list`",

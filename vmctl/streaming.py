@@ -32,7 +32,6 @@ from vmctl.progress import Phase, Reporter, being_undone
 from vmctl.render.volume import render_block_volume, render_volume
 
 __all__ = [
-    "FILE_POOLS",
     "download",
     "made_or_undone",
     "overwrite",
@@ -40,9 +39,6 @@ __all__ = [
     "upload",
     "write_out",
 ]
-
-FILE_POOLS = frozenset({"dir", "fs", "netfs"})
-"""Kinds of pools whose volumes are files, and so may have holes."""
 
 # A volume's first bytes are written last: without them nobody takes it for whole.
 _HEADER = 65536
@@ -143,7 +139,7 @@ def upload(volume: StoredVolume, path: Path, *, declared: str | None, reporter: 
         if volume.exists():
             raise volume.name_is_taken()
         size = os.fstat(file).st_size
-        in_files = pools.facts_of(volume.connection, volume.pool).type in FILE_POOLS
+        in_files = pools.facts_of(volume.connection, volume.pool).type in pools.FILE_POOLS
         _refuse_without_room(volume, data_size(file) if in_files else size)
         if not in_files:
             with made_or_undone(volume) as is_ours:

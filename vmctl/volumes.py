@@ -78,7 +78,7 @@ class Volumes:
             )
         if volume.exists():
             raise volume.name_is_taken()
-        return volume, kind in streaming.FILE_POOLS
+        return volume, kind in pools.FILE_POOLS
 
     def list(self, pool: str | None = None, *, everything: bool = False) -> Sequence[VolumeSummary]:
         """Return the volumes of a pool as they are now, sorted by name.

@@ -36,7 +36,6 @@ from vmctl.hypervisor.volumes import StoredVolume, at_path
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import Reporter, being_undone
 from vmctl.render.backup import render_backup, render_checkpoint
-from vmctl.streaming import FILE_POOLS
 
 __all__ = ["Taken", "Wishes", "taken"]
 
@@ -170,7 +169,7 @@ class _Taking:
         names = [wanted] if wanted else [*own, self._wishes.default_pool]
         for name in names:
             found = pools.open_pool(self._domain.connection, name)
-            if pools.facts_of(self._domain.connection, found.name).type in FILE_POOLS:
+            if pools.facts_of(self._domain.connection, found.name).type in pools.FILE_POOLS:
                 return found.name
         raise UnsupportedError(
             f"the pool '{names[0]}' has no files, and a backup passes through one",

@@ -15,6 +15,7 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 
 __all__ = [
+    "FILE_POOLS",
     "Pool",
     "PoolFacts",
     "facts_of",
@@ -29,6 +30,9 @@ __all__ = [
 
 STATES = ("inactive", "building", "running", "degraded", "inaccessible")
 """virStoragePoolState counts from 0 in this order."""
+
+FILE_POOLS = frozenset({"dir", "fs", "netfs"})
+"""Kinds of pools whose volumes are files, and so may have holes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ from vmctl.render.snapshot import render_external_snapshot
 from vmctl.render.volume import render_volume
 from vmctl.snapshotting.choosing import MachineShape
 from vmctl.snapshotting.looking import drive_targets
-from vmctl.streaming import FILE_POOLS
 
 __all__ = [
     "Overlay",
@@ -203,7 +202,7 @@ def _source_of(root: etree._Element, target: str) -> str:
 def _pool_of_files(domain: Domain, record: Record) -> str:
     """Return the machine's pool, which takes what has no other place."""
     for volume in record.volumes:
-        if pools.facts_of(domain.connection, volume.pool).type in FILE_POOLS:
+        if pools.facts_of(domain.connection, volume.pool).type in pools.FILE_POOLS:
             return volume.pool
     raise UnsupportedError(
         f"'{domain.name}' has nothing in a pool of files, where a snapshot could lie",
@@ -249,7 +248,7 @@ def _place_of(domain: Domain, target: str, below: str, pool: str) -> tuple[str, 
         if size is None:
             raise
         return pool, size
-    of_files = pools.facts_of(domain.connection, found.pool).type in FILE_POOLS
+    of_files = pools.facts_of(domain.connection, found.pool).type in pools.FILE_POOLS
     return found.pool if of_files else pool, found.facts().capacity
 
 
