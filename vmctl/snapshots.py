@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -18,7 +18,8 @@ from vmctl.hypervisor.metadata import Record, Role
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.render.facts import HostFacts
 from vmctl.render.snapshot import render_snapshot
-from vmctl.snapshotting import creating, reverting
+from vmctl.retention import Retention, keep
+from vmctl.snapshotting import creating, files, merging, reverting
 from vmctl.snapshotting.choosing import Choice, MachineShape, SnapshotKind, choose
 from vmctl.snapshotting.looking import shape_of
 from vmctl.snapshotting.planning import plan_snapshot
@@ -217,20 +218,119 @@ class Snapshots:
                 hint="delete those first",
             )
 
-    def delete(self, name: str, *, progress: ProgressCallback | None = None) -> None:
-        """Delete a snapshot; later ones stay whole.
+    def delete(
+        self, name: str, *, children: bool = False, progress: ProgressCallback | None = None
+    ) -> tuple[str, ...]:
+        """Delete a snapshot; what the machine has, and all other snapshots, stay as they are.
+
+        An external one is forgotten first, and its memory is deleted. Then QEMU merges the layers
+        that nobody can go back to any more, beside the guest; for a machine that is off it is
+        started with its processors paused. If that is cut off, `merge` goes on with it. A layer on
+        which several others lie stays, until one of them is left.
 
         Args:
             name: Which.
+            children: Whether all that were taken after it go as well.
             progress: Told of the one phase, ``delete``.
 
+        Returns:
+            The snapshots that are gone, the oldest first.
+
         Raises:
-            ConflictError: vmctl did not make the machine, or it is being exported.
             NotFoundError: There is no such snapshot.
+            ConflictError: vmctl did not make the machine, somebody is at work on it, or another
+                machine's disk lies on what the snapshot holds.
+            WrongStateError: The machine has a saved state, or went off in the middle.
+            ResourceError: A pool filled up; the snapshot is gone, and its layer still there.
         """
-        refuse_while_exported(self._domain.name, self._record())
+        record = self._free_record("changed")
+        found = {entry.facts.name: entry for entry in backend.list_details(self._domain)}
+        doomed = [backend.details_of(self._domain, name)]
+        if children:
+            doomed += [found[each] for each in _descendants(name, found)]
+        names = tuple(entry.facts.name for entry in doomed)
+        self._refuse_jobs()
+        if any(entry.facts.kind == SnapshotKind.EXTERNAL for entry in doomed):
+            merging.delete(self._domain, record, doomed, progress=progress)
+            return names
         with Reporter(self._domain.name, progress).phase("delete"):
-            backend.delete(self._domain, name)
+            for each in reversed(names):
+                backend.delete(self._domain, each)
+        return names
+
+    def merge(self, *, progress: ProgressCallback | None = None) -> int:
+        """Merge the layers that no snapshot needs: those of a deletion that was cut off, say.
+
+        Args:
+            progress: Told of the one phase, ``merge``.
+
+        Returns:
+            How many layers there are fewer.
+
+        Raises:
+            ConflictError: vmctl did not make the machine, or somebody is at work on it.
+            WrongStateError: The machine has a saved state, or went off in the middle.
+            ResourceError: A pool filled up; what is not merged is as it was.
+        """
+        record = self._free_record("changed")
+        self._refuse_jobs()
+        return merging.merge(self._domain, record, progress=progress)
+
+    def prune(
+        self,
+        rules: Retention,
+        *,
+        dry_run: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> tuple[str, ...]:
+        """Delete the snapshots that no rule keeps; the current one is kept always.
+
+        Hours, days and weeks are counted in UTC.
+
+        Args:
+            rules: How many are kept.
+            dry_run: Only look.
+            progress: Told of the phase ``delete``, for each that is.
+
+        Returns:
+            Those that are gone, or would be, the oldest first.
+
+        Raises:
+            VmctlError: As from `delete`; those before are gone.
+        """
+        found = self.list()
+        kept = keep([(entry.name, entry.created) for entry in found], rules)
+        going = [entry.name for entry in found if entry.name not in kept and not entry.current]
+        if not dry_run:
+            for name in going:
+                self.delete(name, progress=progress)
+        return tuple(going)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes on the host of what each external snapshot holds.
+
+        Those are its memory, its UEFI variables, and the layers that it froze, without the image
+        underneath. What an internal one takes inside of the disks isn't known.
+        """
+        record = self._domain.record()
+        if record is None:
+            return {}
+        return {
+            entry.facts.name: files.size_of(self._domain, record, entry)
+            for entry in backend.list_details(self._domain)
+            if entry.facts.kind == SnapshotKind.EXTERNAL
+        }
+
+
+def _descendants(name: str, found: Mapping[str, backend.SnapshotDetails]) -> list[str]:
+    """Return the snapshots below one, each after its parent."""
+    todo, below = [name], list[str]()
+    while todo:
+        above = todo.pop(0)
+        children = [other for other, entry in found.items() if entry.facts.parent == above]
+        below += children
+        todo += children
+    return below
 
 
 def _check_name(name: str) -> None:

@@ -1,6 +1,7 @@
 """A client that kills itself at its Nth call that changes something, while it is at snapshots.
 
-Run as ``python -m tests.integration.killing_snapshot URI N MACHINE create|revert NAME``; it prints
+Run as ``python -m tests.integration.killing_snapshot URI N MACHINE VERB NAME``, where the verb is
+``create``, ``revert`` or ``delete``; it prints
 what `tests.integration.killing_client` prints.
 """
 
@@ -15,6 +16,9 @@ import vmctl
 from . import killing_client
 
 _CHANGING = (
+    "virDomainBlockCommit",
+    "virDomainBlockJobAbort",
+    "virDomainSnapshotDelete",
     "virDomainRestoreFlags",
     "virDomainResume",
     "virDomainRevertToSnapshot",
@@ -25,7 +29,7 @@ _CHANGING = (
 
 
 def main() -> None:
-    """Take a snapshot, or go back to one."""
+    """Take a snapshot, go back to one, or delete one."""
     uri, at, name, verb, snapshot = sys.argv[1:]
     killing_client.CHANGING.update(_CHANGING)
     killer = killing_client.Killer(libvirt.libvirtmod, int(at))
@@ -34,8 +38,10 @@ def main() -> None:
         libvirt.libvirtmod = killer
         if verb == "create":
             machine.snapshots.create(snapshot)
-        else:
+        elif verb == "revert":
             machine.snapshots.revert(snapshot)
+        else:
+            machine.snapshots.delete(snapshot)
         print(killer.count, flush=True)
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import asdict
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vmctl.cli.context import App, machine_names, pass_app
+from vmctl.cli.keeping import keep_options, rules_of
 from vmctl.cli.lazy import LazyGroup, command
-from vmctl.cli.output import print_table
+from vmctl.cli.output import human_size, print_table
+from vmctl.cli.trees import drawn
 from vmctl.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from vmctl.snapshots import Snapshot
     from vmctl.vm import VM
 
-__all__ = ["create", "delete", "list_snapshots", "revert", "snapshot"]
+__all__ = ["create", "delete", "list_snapshots", "merge", "prune", "revert", "snapshot"]
 
 snapshot = LazyGroup(
     "snapshot",
@@ -28,6 +32,8 @@ snapshot = LazyGroup(
             "list": f"{__name__}:list_snapshots",
             "revert": f"{__name__}:revert",
             "delete": f"{__name__}:delete",
+            "merge": f"{__name__}:merge",
+            "prune": f"{__name__}:prune",
         }
     },
     help="Take, list, go back to and delete snapshots of a machine.",
@@ -37,21 +43,22 @@ _name = click.argument("name", metavar="NAME", shell_complete=machine_names)
 _which = click.argument("which", metavar="SNAPSHOT")
 
 
-def _print(found: Sequence[Snapshot]) -> None:
+def _print(found: Sequence[Snapshot], sizes: Mapping[str, int]) -> None:
+    tree = drawn(found, name=attrgetter("name"), parent=attrgetter("parent"))
     print_table(
-        ("NAME", "CREATED", "STATE", "KIND", "MEMORY", "PARENT", "CURRENT", "DESCRIPTION"),
+        ("NAME", "CREATED", "STATE", "KIND", "MEMORY", "SIZE", "CURRENT", "DESCRIPTION"),
         [
             (
-                entry.name,
+                line,
                 entry.created.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
                 entry.state,
                 entry.kind,
                 "yes" if entry.memory else "",
-                entry.parent,
+                human_size(sizes[entry.name]) if entry.name in sizes else "-",
                 "yes" if entry.current else "",
                 entry.description,
             )
-            for entry in found
+            for line, entry in tree
         ],
     )
 
@@ -94,10 +101,16 @@ def create(app: App, /, name: str, which: str, **how: Any) -> None:
 @_name
 @pass_app
 def list_snapshots(app: App, name: str) -> None:
-    """List the snapshots of NAME, the oldest first."""
+    """List the snapshots of NAME, each below the one that it was taken after.
+
+    SIZE is what an external one takes on the host: its memory, its UEFI variables, and the layers
+    that it froze, without the image underneath.
+    """
     with app.machine(name) as machine:
         found = machine.snapshots.list()
-    app.show(found, lambda: _print(found))
+        sizes = machine.snapshots.sizes() if found else {}
+    data = [asdict(entry) | {"size": sizes.get(entry.name)} for entry in found]
+    app.show(data, lambda: _print(found, sizes))
 
 
 def _known(machine: VM, which: str) -> str:
@@ -135,10 +148,48 @@ def revert(app: App, name: str, which: str, keep: str | None) -> None:
 @command("delete")
 @_name
 @_which
+@click.option("--children", is_flag=True, help="Those that were taken after it go as well.")
 @pass_app
-def delete(app: App, name: str, which: str) -> None:
-    """Delete SNAPSHOT of NAME; later ones stay whole."""
+def delete(app: App, name: str, which: str, children: bool) -> None:
+    """Delete SNAPSHOT of NAME; later ones stay whole.
+
+    The layers that no snapshot needs any more are merged, beside the guest.
+    """
     with app.machine(name) as machine, app.progress(passing=True) as progress:
-        machine.snapshots.delete(_known(machine, which), progress=progress)
-    found = {"name": machine.name, "snapshot": which, "deleted": True}
-    app.show(found, lambda: app.note(f"{machine.name}: deleted the snapshot {which}"))
+        gone = machine.snapshots.delete(
+            _known(machine, which), children=children, progress=progress
+        )
+    found = {"name": machine.name, "snapshot": which, "deleted": list(gone)}
+    app.show(found, lambda: app.note(f"{machine.name}: deleted {', '.join(gone)}"))
+
+
+@command("merge")
+@_name
+@pass_app
+def merge(app: App, name: str) -> None:
+    """Merge the layers of NAME that no snapshot needs, as after a deletion that was cut off."""
+    with app.machine(name) as machine, app.progress(passing=True) as progress:
+        merged = machine.snapshots.merge(progress=progress)
+    found = {"name": machine.name, "merged": merged}
+    app.show(found, lambda: app.note(f"{machine.name}: {merged} layers were merged"))
+
+
+@command("prune")
+@_name
+@keep_options
+@click.option("--dry-run", is_flag=True, help="Only show what would go.")
+@pass_app
+def prune(app: App, /, name: str, dry_run: bool, **numbers: int) -> None:
+    """Delete the snapshots of NAME that no rule keeps; the current one stays always.
+
+    Hours, days and weeks are counted in UTC; of each the newest snapshot is kept.
+    """
+    rules = rules_of(numbers)
+    with app.machine(name) as machine, app.progress(passing=True) as progress:
+        gone = machine.snapshots.prune(rules, dry_run=dry_run, progress=progress)
+    found = {"name": machine.name, "deleted": list(gone), "dry_run": dry_run}
+    what = ", ".join(gone) or "nothing"
+    app.show(
+        found,
+        lambda: app.note(f"{machine.name}: {'would delete' if dry_run else 'deleted'} {what}"),
+    )

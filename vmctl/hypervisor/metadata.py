@@ -47,6 +47,8 @@ class Phase(StrEnum):
     """It is whole, and an external snapshot of it is being taken."""
     REVERTING = "reverting"
     """It is taken back to a snapshot: its definition says whether it was."""
+    MERGING = "merging"
+    """It is whole, and layers of its disks that no snapshot needs any more are being merged."""
     DELETING = "deleting"
     """What the record lists may be gone already."""
 
@@ -56,7 +58,15 @@ class Phase(StrEnum):
         return self in _DETOURS
 
 
-_DETOURS = frozenset({Phase.FLATTENING, Phase.BACKING_UP, Phase.SNAPSHOTTING, Phase.REVERTING})
+_DETOURS = frozenset(
+    {
+        Phase.FLATTENING,
+        Phase.BACKING_UP,
+        Phase.SNAPSHOTTING,
+        Phase.REVERTING,
+        Phase.MERGING,
+    }
+)
 
 
 class Role(StrEnum):
@@ -109,15 +119,17 @@ class Pending:
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotWork:
-    """An external snapshot that is being taken, or a snapshot that is being gone back to.
+    """A snapshot that is being taken or gone back to, or a layer that is being merged.
 
     Attributes:
-        snapshot: Its name.
+        snapshot: Its name; empty for a layer.
         made: The volumes that are made for it.
         suspended: Whether the guest, which ran, stands still for it.
         frozen: Whether its file systems do.
-        sources: Of a revert: target and path of the files that the disks go on in.
+        sources: Of a revert: target and path of the files that the disks go on in. Of a layer: the
+            target, and the path of the file that it is merged into.
         going: Of a revert: volumes that the machine leaves, and that go unless a snapshot has them.
+            Of a layer: the layer.
         before: Of a revert: the definition that it leaves, without secrets and this record.
     """
 

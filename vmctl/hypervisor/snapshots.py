@@ -372,8 +372,21 @@ def delete(domain: Domain, name: str) -> None:
 
 
 def forget(domain: Domain, name: str) -> None:
-    """Delete what libvirt knows of a snapshot; its files stay."""
+    """Delete what libvirt knows of a snapshot; its files stay, and all other snapshots their own.
+
+    libvirt (9.0, qemuSnapshotDiscardMetadata) takes it for granted that the layers were merged, and
+    leads every later snapshot that names an overlay of this one to the file underneath, though all
+    files stay. So it is told of other overlays first, which nobody names.
+    """
+    root = etree.fromstring(xml_of(domain, name))
+    for source in root.findall(f"disks/disk[@snapshot='{EXTERNAL}']/source"):
+        if path := source.get("file"):
+            source.set("file", f"{path}.forgotten")
     with calling(f"forget the snapshot '{name}' of '{domain.name}'"):
+        raw = _find(domain, name)
+        current = bool(raw.isCurrent(0))
+        if root.find(f"disks/disk[@snapshot='{EXTERNAL}']") is not None:
+            redefine(domain, etree.tostring(root, encoding="unicode"), current=current)
         _find(domain, name).delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
 
 

@@ -8,6 +8,7 @@ name, not an order in which things were made.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lxml import etree
@@ -20,8 +21,9 @@ from vmctl.hypervisor.metadata import OwnedVolume, Record, Role
 from vmctl.hypervisor.snapshots import SnapshotDetails, list_details
 from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import StoredVolume, at_path, list_volumes
+from vmctl.snapshotting.planning import memory_name, variables_name
 
-__all__ = ["Heads", "made_by_others", "owned_chain", "read_heads", "sweep"]
+__all__ = ["Heads", "made_by_others", "owned_chain", "read_heads", "size_of", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -167,3 +169,21 @@ def sweep(domain: Domain, candidates: Iterable[OwnedVolume]) -> tuple[OwnedVolum
         for volume in free:
             StoredVolume(domain.connection, volume.pool, volume.name).delete()
             gone[places[volume.pool].path_of(volume.name)] = volume
+
+
+def size_of(domain: Domain, record: Record, details: SnapshotDetails) -> int:
+    """Return the bytes on the host of a snapshot's memory and variables and of its frozen layers.
+
+    A machine's first disk files are not counted: without the snapshot they would be there as well.
+    """
+    layers = {disk.path for disk in details.disks}
+    named = {memory_name(domain, details.facts.name), variables_name(domain, details.facts.name)}
+    size = 0
+    for volume in record.volumes:
+        stored = StoredVolume(domain.connection, volume.pool, volume.name)
+        path = pools.open_pool(domain.connection, volume.pool).path_of(volume.name)
+        if volume.name in named or (path in layers and domain.uuid == volume.name[:36]):
+            # Somebody may have removed it by hand; the doctor says that.
+            with suppress(NotFoundError):
+                size += stored.facts().allocation
+    return size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmctl.hypervisor import snapshots
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record
-from vmctl.snapshotting import creating, reverting
+from vmctl.snapshotting import creating, merging, reverting
 
 __all__ = ["left_over", "settle", "settle_abandoned"]
 
@@ -16,12 +16,14 @@ def settle(domain: Domain, record: Record) -> None:
         creating.settle(domain)
     elif record.phase is Phase.REVERTING:
         reverting.settle(domain)
+    elif record.phase is Phase.MERGING:
+        merging.settle(domain)
 
 
 def left_over(domain: Domain, record: Record) -> tuple[OwnedVolume, ...]:
     """Return the volumes that `settle` is going to remove; some may never have existed."""
     work = record.work
-    if work is None:
+    if work is None or record.phase is Phase.MERGING:
         return ()
     if record.phase is Phase.SNAPSHOTTING:
         return () if snapshots.exists(domain, work.snapshot) else work.made
