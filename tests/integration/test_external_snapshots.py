@@ -8,8 +8,12 @@ import pytest
 from lxml import etree
 
 import vmctl
+from vmctl.errors import ConflictError, GuestUnreachableError, NotFoundError, UnsupportedError
+from vmctl.hypervisor.metadata import Role
+from vmctl.hypervisor.volumes import StoredVolume
 
 from .conftest import pool_volumes
+from .test_uefi import MOUNT, VARIABLE, WRITE
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -84,6 +88,8 @@ def test_memory_and_disks_come_back_again_and_again_in_a_tree(
     host: vmctl.Host, mixed: vmctl.VM
 ) -> None:
     vm = mixed
+    with pytest.raises(UnsupportedError, match="the disk 'vdb' is raw"):
+        vm.snapshots.create("one", kind="internal")
     choice = vm.snapshots.choice()
     assert (choice.kind, choice.memory) == ("external", True)
     assert choice.why == "the disk 'vdb' is raw, which holds no snapshots"
@@ -130,3 +136,242 @@ def test_memory_and_disks_come_back_again_and_again_in_a_tree(
     info = vm.info()
     assert info.snapshots == ("one", "two", "three", "four")
     assert (info.phase, info.labels) == ("ready", {"role": "test"})
+
+
+def clean(vm: vmctl.VM) -> None:
+    """Take the snapshots of a test away, as far as libvirt knows of them."""
+    for entry in vm._domain.raw().listAllSnapshots():
+        entry.delete(2)
+
+
+@pytest.fixture
+def vm(mixed: vmctl.VM) -> Iterator[vmctl.VM]:
+    """Give that machine, running, and without snapshots afterwards."""
+    mixed.start()
+    mixed.wait()
+    yield mixed
+    clean(mixed)
+
+
+def test_disks_alone_hold_what_was_not_written_yet(host: vmctl.Host, vm: vmctl.VM) -> None:
+    write(vm, "old")
+    # It is in the guest's memory only, and nobody else is going to write it for a while.
+    vm.run("echo fresh | sudo -n tee /etc/word", check=True)
+    taken = vm.snapshots.create("disks", memory=False)
+    assert (taken.kind, taken.memory, taken.state) == ("external", False, "disk-snapshot")
+    assert not vm.agent.is_frozen()
+    consistent(host, vm)
+    write(vm, "lost")
+    vm.snapshots.revert("disks")
+    assert vm.state == "shut off"
+    consistent(host, vm)
+    vm.start()
+    vm.wait()
+    assert read(vm) == ("fresh", "old")
+
+
+def test_a_machine_that_is_off_and_one_that_is_paused(host: vmctl.Host, vm: vmctl.VM) -> None:
+    write(vm, "paused")
+    vm.pause()
+    paused = vm.snapshots.create("paused", kind="external")
+    assert (paused.state, paused.memory, vm.state) == ("paused", True, "paused")
+    vm.resume()
+    write(vm, "off")
+    vm.stop()
+    off = vm.snapshots.create("off")
+    assert (off.state, off.memory, off.parent) == ("shut off", False, "paused")
+    # An overlay is not what the spec says, and is no drift.
+    assert vm.compare(vm._intent().with_values({})).drift == ()
+    vm.snapshots.revert("paused")
+    assert vm.state == "paused"
+    vm.resume()
+    assert read(vm) == ("paused", "paused")
+    vm.snapshots.revert("off")
+    assert vm.state == "shut off"
+    vm.start()
+    vm.wait()
+    assert read(vm) == ("off", "off")
+    consistent(host, vm)
+
+
+def test_what_fails_leaves_the_guest_as_it_was(
+    host: vmctl.Host, vm: vmctl.VM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (pool_volumes(host), vm.xml(inactive=True), vm._domain.raw().ID())
+
+    def fail(*_args: object, **_more: object) -> None:
+        assert vm.agent.is_frozen()
+        raise vmctl.ResourceError("no room", hint="make some")
+
+    monkeypatch.setattr("vmctl.hypervisor.snapshots.create_external", fail)
+    with pytest.raises(vmctl.ResourceError, match="no room"):
+        vm.snapshots.create("no", memory=False)
+    assert not vm.agent.is_frozen()
+    monkeypatch.undo()
+    assert (pool_volumes(host), vm.xml(inactive=True), vm._domain.raw().ID()) == before
+    consistent(host, vm)
+
+    vm.snapshots.create("broken", kind="external")
+    there = (pool_volumes(host), vm.xml(inactive=True))
+
+    def refuse(*_args: object, **_more: object) -> None:
+        raise vmctl.HypervisorError("no", hint="none")
+
+    monkeypatch.setattr("vmctl.hypervisor.restores.restore", refuse)
+    with pytest.raises(vmctl.HypervisorError, match="can't be restored") as failed:
+        vm.snapshots.revert("broken")
+    assert "as it was before, and off" in failed.value.hint
+    monkeypatch.undo()
+    assert (vm.state, pool_volumes(host), vm.xml(inactive=True)) == ("shut off", *there)
+    consistent(host, vm)
+    vm.snapshots.revert("broken")
+    assert vm.run("true").exit_status == 0
+
+
+def test_what_is_refused_before_anything_is_done(host: vmctl.Host, vm: vmctl.VM) -> None:
+    vm.snapshots.create("one", kind="external")
+    before = (pool_volumes(host), vm.xml(inactive=True))
+    with pytest.raises(ConflictError, match="has a snapshot 'one' already"):
+        vm.snapshots.create("one")
+    with pytest.raises(ConflictError, match="has a snapshot 'one' already"):
+        vm.snapshots.revert("one", keep="one")
+    with pytest.raises(NotFoundError, match="has no snapshot 'none'"):
+        vm.snapshots.revert("none")
+    with pytest.raises(ConflictError, match="has external snapshots, and can't have internal"):
+        vm.snapshots.create("two", kind="internal")
+    with pytest.raises(vmctl.UsageError, match="no kind of snapshot"):
+        vm.snapshots.create("two", kind="both")
+    with pytest.raises(ConflictError, match="which need the image underneath"):
+        vm.flatten()
+    raw = vm._domain.raw()
+    raw.blockPull("vda", 1, 0)
+    try:
+        for call in (lambda: vm.snapshots.create("two"), lambda: vm.snapshots.revert("one")):
+            with pytest.raises(ConflictError, match="a job is at work on the disk 'vda'"):
+                call()
+    finally:
+        raw.blockJobAbort("vda", 0)
+    vm.run("sudo -n kill -STOP $(pidof qemu-ga)", check=True, via="ssh")
+    try:
+        with pytest.raises(GuestUnreachableError, match="can't be frozen"):
+            vm.snapshots.create("two", quiesce=True)
+    finally:
+        vm.run("sudo -n kill -CONT $(pidof qemu-ga)", check=True, via="ssh")
+    assert (vm.state, pool_volumes(host), vm.xml(inactive=True)) == ("running", *before)
+    consistent(host, vm)
+
+
+def test_a_snapshot_of_virsh_is_gone_back_to(host: vmctl.Host, mixed: vmctl.VM) -> None:
+    vm = mixed
+    vm.start()
+    vm.wait()
+    write(vm, "theirs")
+    folder = "/var/lib/libvirt/images"
+    overlays = "".join(
+        f"<disk name='{target}' snapshot='external'>"
+        f"<source file='{folder}/theirs.{target}'/></disk>"
+        for target in ("vda", "vdb")
+    )
+    vm._domain.raw().snapshotCreateXML(
+        "<domainsnapshot><name>theirs</name>"
+        f"<memory snapshot='external' file='{folder}/theirs.memory'/>"
+        f"<disks>{overlays}</disks></domainsnapshot>"
+    )
+    (listed,) = vm.snapshots.list()
+    assert (listed.name, listed.kind, listed.memory) == ("theirs", "external", True)
+    write(vm, "ours")
+    vm.snapshots.revert("theirs", keep="ours")
+    assert read(vm) == ("theirs", "theirs")
+    vm.snapshots.revert("ours")
+    assert read(vm) == ("ours", "ours")
+    vm.snapshots.revert("theirs")
+    assert read(vm) == ("theirs", "theirs")
+    # All of it goes with the machine, which is the last thing that is done to it.
+    assert {f"theirs.{kind}" for kind in ("vda", "vdb", "memory")} <= pool_volumes(host)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_uefis_variables_come_back_with_the_disks(host: vmctl.Host, make_spec: SpecMaker) -> None:
+    vm = host.launch(make_spec(firmware="uefi", memory="256MiB"))
+    with pytest.raises(UnsupportedError, match="UEFI's variables lie in a raw file"):
+        vm.snapshots.create("no", kind="internal")
+    vm.run(f"{MOUNT}; {WRITE}", check=True)
+    first = vm.snapshots.create("first")
+    assert (first.kind, first.memory, first.state) == ("external", True, "running")
+    consistent(host, vm)
+    # Another variable, and a word on the disk; then all of that once more, without memory.
+    vm.run(f"{WRITE.replace('VmctlWord', 'VmctlMore')}; echo 2 | sudo -n tee /etc/word", check=True)
+    second = vm.snapshots.create("second", memory=False)
+    assert (second.state, second.parent, vm.state) == ("disk-snapshot", "first", "running")
+    assert not vm.agent.is_frozen()
+
+    vm.snapshots.revert("first")
+    assert vm.state == "running"
+    assert vm.run(f"tail -c 4 {VARIABLE}", check=True).stdout == "kept"
+    assert _words_in(host, vm) == ["VmctlWord"]
+    assert vm.run("test -e /etc/word").exit_status == 1
+    consistent(host, vm)
+
+    vm.snapshots.revert("second")
+    assert _words_in(host, vm) == ["VmctlMore", "VmctlWord"]
+    vm.start()
+    vm.wait()
+    listed = vm.run(f"{MOUNT}; ls /sys/firmware/efi/efivars | grep -c Vmctl; cat /etc/word")
+    assert listed.stdout.split() == ["2", "2"]
+    consistent(host, vm)
+    vm.delete()
+
+
+def _words_in(host: vmctl.Host, vm: vmctl.VM) -> list[str]:
+    """Return which variables of the test's are in the machine's file on the host."""
+    owned = vm._record().volume(Role.NVRAM)
+    assert owned is not None
+    assert vm._domain.firmware()[1].endswith(f"/{owned.name}")
+    content = StoredVolume(host._connection, owned.pool, owned.name).read()
+    words = ("VmctlMore", "VmctlWord")
+    return [word for word in words if word.encode("utf-16-le") in content]
+
+
+def test_a_pool_without_room_for_the_memory(host: vmctl.Host, small_pool: str) -> None:
+    spec = {"name": "tight", "memory": "32MiB", "nics": [], "disks": [{"size": "1MiB"}]}
+    with vmctl.connect(host.uri, pool=small_pool) as there:
+        vm = there.launch(vmctl.VMSpec.model_validate(spec), wait=False)
+        with pytest.raises(vmctl.ResourceError, match="no room for the memory of 'tight'"):
+            vm.snapshots.create("no", kind="external")
+        record = vm._record()
+        assert (record.claim, record.work) == (None, None)
+        assert {volume.role for volume in record.volumes} == {Role.DISK, Role.CONSOLE_LOG}
+        assert vm.snapshots.create("disks", memory=False).kind == "external"
+        vm.snapshots.revert("disks", keep="more")
+        vm.delete()
+
+
+def test_disks_that_cant_be_in_a_snapshot(host: vmctl.Host, make_spec: SpecMaker) -> None:
+    disk = {"size": "1MiB", "format": "raw"}
+    spec = {"name": "odd", "memory": "32MiB", "nics": [], "disks": [disk]}
+    vm = host.create(vmctl.VMSpec.model_validate(spec))
+    text = vm.xml(inactive=True)
+    barriers = {
+        "<shareable/></disk>": "shared with other machines",
+        "<transient/></disk>": "a transient one",
+    }
+    for end, why in barriers.items():
+        host._connection.raw.defineXML(text.replace("</disk>", end, 1))
+        with pytest.raises(UnsupportedError, match=f"'vda' of 'odd' is {why}"):
+            vm.snapshots.create("no", kind="external")
+    host._connection.raw.defineXML(text.replace("</disk>", "<readonly/></disk>", 1))
+    with pytest.raises(UnsupportedError, match="has no disk that it writes to"):
+        vm.snapshots.create("no")
+    found = vm.info()
+    assert (found.snapshot_kind, found.snapshots) == ("", ())
+    assert "no disk that it writes to" in found.snapshot_why
+    host._connection.raw.defineXML(text)
+    assert "is raw" in vm.snapshots.create("disks", kind="external").why
+    found = vm.info()
+    assert (found.snapshot_kind, found.current_snapshot) == ("external", "disks")
+    assert found.snapshot_why == "the machine has external snapshots already"
+    # Its volumes go by its UUID, and so does all that a snapshot has.
+    vm.rename("odder")
+    vm.snapshots.revert("disks")
+    assert (vm.name, vm.info().labels) == ("odder", {})
+    vm.delete()

@@ -23,7 +23,7 @@ from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import StoredVolume, at_path, list_volumes
 from vmctl.snapshotting.planning import memory_name, variables_name
 
-__all__ = ["Heads", "made_by_others", "owned_chain", "read_heads", "size_of", "sweep"]
+__all__ = ["Heads", "look_up", "made_by_others", "owned_chain", "read_heads", "size_of", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,28 @@ def owned_chain(domain: Domain, record: Record, paths: Iterable[str]) -> tuple[O
 
 def _volume_at(domain: Domain, path: str) -> tuple[str, str] | None:
     try:
-        volume = at_path(domain.connection, path)
+        volume = look_up(domain, path)
     except NotFoundError:
         return None
     return volume.pool, volume.name
+
+
+def look_up(domain: Domain, path: str) -> StoredVolume:
+    """Return the volume at a path, also one that its pool has not seen yet.
+
+    libvirt, and other programs, make files beside the pool's back.
+
+    Raises:
+        NotFoundError: No pool that runs has one there.
+    """
+    try:
+        return at_path(domain.connection, path)
+    except NotFoundError:
+        folder = path.rpartition("/")[0]
+        for facts in pools.list_pools(domain.connection):
+            if facts.state == "running" and facts.target == folder:
+                pools.refresh(domain.connection, facts.name)
+        return at_path(domain.connection, path)
 
 
 def made_by_others(domain: Domain, record: Record) -> tuple[OwnedVolume, ...]:

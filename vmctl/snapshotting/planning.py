@@ -14,10 +14,11 @@ from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.dumps import memory_of
 from vmctl.hypervisor.metadata import OwnedVolume, Record, Role
 from vmctl.hypervisor.pools import open_pool
-from vmctl.hypervisor.volumes import StoredVolume, at_path
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.render.snapshot import render_external_snapshot
 from vmctl.render.volume import render_volume
 from vmctl.snapshotting.choosing import MachineShape
+from vmctl.snapshotting.files import look_up
 from vmctl.snapshotting.looking import drive_targets
 
 __all__ = [
@@ -241,7 +242,7 @@ def plan_overlay(domain: Domain, target: str, below: str, form: str, pool: str) 
 def _place_of(domain: Domain, target: str, below: str, pool: str) -> tuple[str, int]:
     """Return the pool for what lies on a file or device, and how large it is."""
     try:
-        found = at_path(domain.connection, below)
+        found = look_up(domain, below)
     except NotFoundError:
         # A device need not be in a pool; its size is that of the disk that is there.
         size = hotplug.capacity(domain, target) if below.startswith("/dev/") else None
@@ -272,10 +273,8 @@ def plan_variables(
     path = root.findtext("os/nvram") or ""
     if not path:
         return None
-    # libvirt made the file, and its pool may not have seen it yet.
-    pools.refresh(domain.connection, pool)
     try:
-        source = at_path(domain.connection, path)
+        source = look_up(domain, path)
     except NotFoundError as error:
         owned = path.rpartition("/")[0] == open_pool(domain.connection, pool).folder
         if owned and not domain.is_active():

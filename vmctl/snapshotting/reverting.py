@@ -19,7 +19,6 @@ from vmctl.errors import (
     HostUnavailableError,
     HypervisorError,
     ImageError,
-    NotFoundError,
     VmctlError,
 )
 from vmctl.hypervisor import hotplug, networks, restores, runs, snapshots
@@ -30,11 +29,11 @@ from vmctl.hypervisor.jobs import wait_for_job
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role, SnapshotWork
 from vmctl.hypervisor.pools import open_pool, refresh
 from vmctl.hypervisor.snapshots import SnapshotDetails
-from vmctl.hypervisor.volumes import StoredVolume, at_path
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import being_undone
 from vmctl.snapshotting.choosing import SnapshotKind
-from vmctl.snapshotting.files import owned_chain, sweep
+from vmctl.snapshotting.files import look_up, owned_chain, sweep
 from vmctl.snapshotting.planning import Overlay, VariablesCopy, plan_overlay, variables_name
 from vmctl.snapshotting.switching import (
     merged,
@@ -128,14 +127,18 @@ def refuse_lost_files(domain: Domain, details: SnapshotDetails) -> None:
         ImageError: It is so.
     """
     for path in details.held:
-        if path.startswith("/dev/"):
-            continue
         try:
-            at_path(domain.connection, path).facts()
-        except NotFoundError as error:
+            if path == details.memory:
+                # libvirt reads it by itself, and it may lie in no pool.
+                restores.saved_xml(domain, path)
+            elif not path.startswith("/dev/"):
+                look_up(domain, path).facts()
+        except HostUnavailableError:
+            raise
+        except VmctlError as error:
             raise ImageError(
                 f"the snapshot '{details.facts.name}' of '{domain.name}' lacks a file: {path}",
-                details=error.brief,
+                details=error.details or error.brief,
                 hint="bring it back, or delete the snapshot",
             ) from error
 
