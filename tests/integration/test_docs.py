@@ -57,6 +57,7 @@ PAGES = {
     "docs/how-to/watch-machines.md": HOST + WEB,
     "docs/how-to/shared-folders.md": HOST,
     "docs/explanation/private-hosts.md": "",
+    "docs/explanation/snapshots.md": HOST + WEB,
     "docs/reference/python.md": HOST,
     "docs/reference/events.md": HOST + WEB,
 }

@@ -342,7 +342,11 @@ def test_a_pool_without_room_for_the_memory(host: vmctl.Host, small_pool: str) -
         assert (record.claim, record.work) == (None, None)
         assert {volume.role for volume in record.volumes} == {Role.DISK, Role.CONSOLE_LOG}
         assert vm.snapshots.create("disks", memory=False).kind == "external"
-        vm.snapshots.revert("disks", keep="more")
+        with pytest.raises(vmctl.ResourceError, match="no room for the memory"):
+            vm.snapshots.revert("disks", keep="more")
+        assert vm.state == "running"
+        vm.snapshots.revert("disks")
+        assert vm.state == "shut off"
         vm.delete()
 
 

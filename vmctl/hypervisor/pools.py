@@ -28,6 +28,9 @@ __all__ = [
     "supported_types",
 ]
 
+FILE_POOLS = frozenset({"dir", "fs", "netfs"})
+"""Kinds of pools whose volumes are files, and so may have holes."""
+
 STATES = ("inactive", "building", "running", "degraded", "inaccessible")
 """virStoragePoolState counts from 0 in this order."""
 
