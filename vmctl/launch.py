@@ -18,7 +18,7 @@ from vmctl.guest.identity import KeyPair
 from vmctl.guest.reach import Reach
 from vmctl.guest.readiness import Deadlines, wait_until_ready
 from vmctl.guest.ssh import SSHSession
-from vmctl.hypervisor import names, networks
+from vmctl.hypervisor import hotplug, names, networks
 from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.connection import Connection, outlasting
 from vmctl.hypervisor.domains import Domain
@@ -34,6 +34,7 @@ from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import ProgressCallback, Reporter, being_undone
 from vmctl.removal import remove_machine
 from vmctl.render.facts import HostFacts
+from vmctl.render.first_boot import has_first_boot, without_first_boot
 from vmctl.render.templates import Templates
 from vmctl.render.volume import render_volume
 from vmctl.spec import VMSpec
@@ -149,8 +150,15 @@ def finish(domain: Domain) -> None:
     seed = None if record is None else record.volume(Role.SEED)
     if seed is not None:
         eject_seed(domain, seed)
+        _forget_first_boot(domain)
     left = () if record is None else tuple(entry for entry in record.volumes if entry is not seed)
     domain.update_record(phase=Phase.READY, claim=None, volumes=left, **_LAUNCH_IS_OVER)
+
+
+def _forget_first_boot(domain: Domain) -> None:
+    """Take out of a clone's definition what its guest was told for one boot."""
+    if has_first_boot(hotplug.definition(domain, later=True)):
+        hotplug.redefine(domain, without_first_boot)
 
 
 class _Transaction:

@@ -15,7 +15,7 @@ from vmctl.errors import (
     WrongStateError,
 )
 from vmctl.guest.agent import Agent
-from vmctl.hypervisor import networks, pushes, uploads
+from vmctl.hypervisor import backups, networks, uploads
 from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.image_names import list_names
@@ -111,12 +111,15 @@ def _let_go_of_source(domain: Domain, record: Record) -> None:
         for volume in record.volumes
         if volume.role is Role.DISK
     )
-    pushes.end_push(domain.connection, record.copied_from, paths)
-    if not record.froze:
+    try:
+        source = find(domain.connection, record.copied_from)
+        if backups.writes_to(source, paths):
+            backups.abort(source)
+        if record.froze:
+            Agent(source).ask("guest-fsfreeze-thaw")
+    except (NotFoundError, WrongStateError):
+        # One that is off, or gone, has nothing under way, and nothing frozen any more.
         return
-    # One that is off, or gone, has nothing frozen any more.
-    with suppress(NotFoundError, WrongStateError):
-        Agent(find(domain.connection, record.copied_from)).ask("guest-fsfreeze-thaw")
 
 
 def _remove_image(domain: Domain, record: Record, base: tuple[str, str]) -> None:

@@ -1,8 +1,8 @@
 """A client that kills itself at its Nth call that changes something on the host.
 
 Run as ``python -m tests.integration.killing_client URI N < spec.yaml`` it launches; with ``import
-FILE`` or ``export NAME FILE`` at the end it does that. It prints the call it died at. With N = 0 it
-lives, and prints how many such calls there were.
+FILE``, ``export NAME FILE`` or ``clone NAME NEW`` at the end it does that. It prints the call it
+died at. With N = 0 it lives, and prints how many such calls there were.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 import libvirt
+import libvirt_qemu
 
 import vmctl
 
@@ -27,6 +28,10 @@ CHANGING = {
     "virNetworkCreate",
     "virNetworkDestroy",
     "virStorageVolCreateXML",
+    "virStorageVolCreateXMLFrom",
+    "virDomainBackupBegin",
+    "virDomainAbortJob",
+    "virDomainQemuAgentCommand",
     "virStorageVolUpload",
     "virStorageVolDelete",
     "virStreamSend",
@@ -37,9 +42,10 @@ CHANGING = {
 class Killer:
     """Stands before libvirt's C binding, counts, and kills: before the call, or after it."""
 
-    def __init__(self, real: Any, at: int) -> None:
+    def __init__(self, real: Any, at: int, shared: Killer | None = None) -> None:
         self._real = real
         self._at = at
+        self._shared = shared or self
         self.count = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -56,8 +62,8 @@ class Killer:
         return counted
 
     def _step(self, where: str) -> None:
-        self.count += 1
-        if self.count == self._at:
+        self._shared.count += 1
+        if self._shared.count == self._at:
             print(where, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -74,6 +80,10 @@ def main() -> None:
             case ["export", name, file]:
                 libvirt.libvirtmod = killer
                 host.get(name).export(file, format="bundle")
+            case ["clone", name, new]:
+                libvirt.libvirtmod = killer
+                libvirt_qemu.libvirtmod_qemu = Killer(libvirt_qemu.libvirtmod_qemu, int(at), killer)
+                host.get(name).clone(new)
             case _:
                 spec = vmctl.VMSpec.from_yaml(sys.stdin.read())
                 libvirt.libvirtmod = killer

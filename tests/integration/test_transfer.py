@@ -264,7 +264,7 @@ def test_a_machine_that_is_being_exported_is_left_alone_by_vmctl(
             lambda: host.volumes.grow(f"{volume.pool}/{volume.name}", "1GiB"),
         ]
         for verb in verbs:
-            with pytest.raises(vmctl.ConflictError, match="is being exported by process"):
+            with pytest.raises(vmctl.ConflictError, match="is being exported or cloned by process"):
                 verb()
             refused.append(repr(verb))
         assert host.gc() == []

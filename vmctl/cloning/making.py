@@ -6,22 +6,18 @@ disks are being copied. Whatever fails, all of it is undone; what a killed clien
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vmctl.agent import GuestAgent
+from vmctl.cloning.copying import Copying
 from vmctl.cloning.origin import Origin, look_at, refuse_unready
-from vmctl.cloning.planning import ClonePlan, Copy, plan_clone
+from vmctl.cloning.planning import ClonePlan, plan_clone
 from vmctl.errors import (
     ConflictError,
-    GuestError,
-    HypervisorError,
     NotFoundError,
     RollbackError,
     VmctlError,
-    WrongStateError,
 )
 from vmctl.hypervisor import names
 from vmctl.hypervisor.claims import claimed
@@ -29,14 +25,10 @@ from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.exports import being_exported
 from vmctl.hypervisor.metadata import Phase, Record, Role
-from vmctl.hypervisor.pushes import PushTarget, await_push, begin_push
-from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.launch import Surroundings
-from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import ProgressCallback, Reporter, being_undone
 from vmctl.removal import remove_machine
 from vmctl.renaming import refuse_bad_name
-from vmctl.render.volume import render_volume
 from vmctl.transfer.source import Watched
 
 __all__ = ["Cloned", "clone"]
@@ -45,8 +37,6 @@ __all__ = ["Cloned", "clone"]
 _CLAIM_SECONDS = 86400.0
 # How long somebody else who reads the same disks is waited for.
 _TURN_SECONDS = 3600.0
-# Where less is left, that was the trouble.
-_NO_ROOM = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -132,7 +122,8 @@ class _Making:
                 xml = plan.xml(record)
                 names.define(self._connection, xml, name=plan.name, uuid=plan.uuid)
             with self._reporter.phase("disks") as phase:
-                self._make_volumes(phase)
+                copying = Copying(self._origin, plan, self._clone, phase)
+                self._notes += copying.run(self._watched)
             has_seed = record.volume(Role.SEED) is not None
             last = Phase.PROVISIONING if has_seed else self._origin.record.phase
             done: dict[str, Any] = {"phase": last, "claim": None, "copied_from": ""}
@@ -143,93 +134,6 @@ class _Making:
                 self._undo(record, error)
             raise
         return Cloned(self._clone, tuple(self._notes))
-
-    def _make_volumes(self, phase: ReportedPhase) -> None:
-        for owned, content in self._plan.contents:
-            self._write(owned.name, content)
-        disks = [copy for copy in self._plan.copies if copy.part.role is Role.DISK]
-        for copy in self._plan.copies:
-            if copy not in disks:
-                self._copy(copy, phase)
-        if self._watched is None:
-            self._copy_running(disks, phase)
-            return
-        for copy in disks:
-            self._copy(copy, phase)
-        self._write_nvram(self._read_nvram())
-        self._watched.refuse_changed()
-
-    def _volume(self, name: str) -> StoredVolume:
-        return StoredVolume.of(self._plan.pool, name)
-
-    def _write(self, name: str, content: bytes) -> None:
-        volume = self._volume(name)
-        volume.create(render_volume(name, capacity=len(content), format="raw"))
-        if content:
-            volume.write(content)
-
-    def _copy(self, copy: Copy, phase: ReportedPhase) -> None:
-        """Let the host copy a volume that nobody writes to, with all that lies underneath."""
-        phase.update(f"copying {copy.part.target or copy.part.suffix}")
-        self._volume(copy.owned.name).create(_xml_of(copy), source=copy.part.volume)
-
-    def _read_nvram(self) -> bytes | None:
-        volume = self._origin.nvram_volume()
-        return None if volume is None else volume.read()
-
-    def _write_nvram(self, content: bytes | None) -> None:
-        owned = self._plan.record.volume(Role.NVRAM)
-        if owned is not None and content is not None:
-            self._write(owned.name, content)
-
-    def _copy_running(self, disks: list[Copy], phase: ReportedPhase) -> None:
-        """Let QEMU copy the disks as they are at one moment, while the guest runs on."""
-        source = self._origin.domain
-        for copy in disks:
-            self._volume(copy.owned.name).create(_xml_of(copy))
-        targets = {
-            copy.part.target: PushTarget(path=copy.path, format=copy.format) for copy in disks
-        }
-        if not targets:
-            self._write_nvram(self._read_nvram())
-            return
-        with self._quiesced():
-            before = self._read_nvram()
-            begin_push(source, targets)
-            after = self._read_nvram()
-        # UEFI's variables are no disk to QEMU. What was the same before and after that moment was
-        # so in it, too; and the guest need not be stopped for it.
-        if before != after:
-            raise ConflictError(
-                f"the firmware's variables of '{source.name}' were changed in that very moment",
-                hint="try again",
-            )
-        self._write_nvram(after)
-        try:
-            await_push(source, tell=lambda part: phase.update("copying the disks", part))
-        except HypervisorError as error:
-            self._plan.pool.refresh()
-            if self._plan.pool.available() < _NO_ROOM:
-                raise self._plan.pool.no_room(f"for a copy of '{source.name}'") from error
-            raise
-        self._plan.pool.refresh()
-
-    @contextmanager
-    def _quiesced(self) -> Iterator[None]:
-        """Freeze the guest's file systems while the block runs, if it has an agent for that."""
-        source = self._origin
-        with ExitStack() as stack:
-            if "org.qemu.guest_agent" in source.definition:
-                self._clone.update_record(froze=True)
-                try:
-                    agent = GuestAgent(source.domain, record=lambda: source.record)
-                    stack.enter_context(agent.frozen())
-                except (GuestError, WrongStateError) as error:
-                    self._notes.append(f"{_AS_AFTER_A_CRASH}: {error.brief}")
-            else:
-                self._notes.append(f"{_AS_AFTER_A_CRASH}: its source has no guest agent")
-            yield
-        self._clone.update_record(froze=False)
 
     def _undo(self, record: Record, error: BaseException) -> None:
         if isinstance(error, ConflictError) and not outlasting(self._clone.exists):
@@ -248,10 +152,3 @@ class _Making:
                     details=f"it failed because: {error}\nthe undoing failed because: {failure}",
                     hint="mend the cause, then `vmctl gc` removes what is left",
                 ) from error
-
-
-_AS_AFTER_A_CRASH = "its disks are as after a power cut, which a guest mends as it starts"
-
-
-def _xml_of(copy: Copy) -> str:
-    return render_volume(copy.owned.name, capacity=copy.part.capacity, format=copy.format)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from vmctl import power
+from vmctl import power, settling
 from vmctl.errors import ConflictError, NotFoundError, UnsupportedError, WrongStateError
 from vmctl.hypervisor import blockjobs, pools
 from vmctl.hypervisor.chains import read_chain
@@ -89,11 +89,13 @@ def refuse_unready(domain: Domain, record: Record) -> None:
         WrongStateError: It was never provisioned, or has a saved state.
     """
     at_work = record.claim is not None and not record.claim.is_abandoned()
-    if at_work or record.phase in {Phase.CREATING, Phase.DELETING, Phase.FLATTENING}:
+    if at_work or record.phase in {Phase.CREATING, Phase.DELETING}:
         raise ConflictError(
             f"somebody is at work on '{domain.name}': it is {record.phase.value}",
             hint="wait until that has ended; `vmctl gc` removes what a killed client left",
         )
+    if record.phase.is_detour:
+        settling.settle(domain, record)
     if record.volume(Role.SEED) is not None:
         raise WrongStateError(
             f"'{domain.name}' was never provisioned: its cloud-init seed is still needed",

@@ -26,6 +26,7 @@ __all__ = [
     "forget_outcome",
     "is_under_way",
     "job_of",
+    "writes_to",
 ]
 
 _UNSUPPORTED = (
@@ -167,6 +168,20 @@ def is_under_way(domain: Domain) -> bool:
                 return False
             raise
     return True
+
+
+def writes_to(domain: Domain, paths: frozenset[str]) -> bool:
+    """Return whether QEMU writes a backup of the machine into one of some files right now."""
+    raw = domain.raw()
+    with calling(f"ask for a backup of '{domain.name}'"):
+        try:
+            root = etree.fromstring(raw.backupGetXMLDesc(0))
+        except libvirt.libvirtError as error:
+            gone = (libvirt.VIR_ERR_NO_DOMAIN_BACKUP, libvirt.VIR_ERR_OPERATION_INVALID)
+            if is_code(error, *gone, *_UNSUPPORTED):
+                return False
+            raise
+    return bool(paths & {target.get("file", "") for target in root.iter("target")})
 
 
 def abort(domain: Domain) -> None:

@@ -81,6 +81,6 @@ def refuse_while_exported(name: str, record: Record) -> None:
     claim = record.exported_by
     if claim is not None and not claim.is_abandoned():
         raise ConflictError(
-            f"'{name}' is being exported by process {claim.pid} on {claim.client}",
+            f"'{name}' is being exported or cloned by process {claim.pid} on {claim.client}",
             hint="wait until that has ended, or end it",
         )

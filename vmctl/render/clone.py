@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from lxml import etree
 
 from vmctl.errors import UnsupportedError
-from vmctl.render.identity import mac_address
+from vmctl.render.first_boot import tell_machine_id, without_first_boot
+from vmctl.render.identity import mac_address, machine_id_of
 
 __all__ = ["CloneIdentity", "clone_definition"]
 
@@ -162,8 +163,11 @@ def _fit_disks(root: etree._Element, identity: CloneIdentity) -> None:
 
 
 def _put_seed_in(root: etree._Element, identity: CloneIdentity) -> None:
+    # What its source may have been told once is not for it.
+    without_first_boot(root)
     if identity.seed is None:
         return
+    tell_machine_id(root, machine_id_of(identity.uuid))
     target, path = identity.seed
     for disk in root.findall("devices/disk"):
         node = disk.find("target")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import uuid as uuid_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # A list of machines needs their MAC addresses, and no specs.
     from vmctl.spec import VMSpec
 
-__all__ = ["mac_address", "with_macs"]
+__all__ = ["mac_address", "machine_id_of", "with_macs"]
 
 _QEMU_PREFIX = "52:54:00"
 
@@ -23,6 +24,14 @@ def mac_address(uuid: str, index: int) -> str:
     """
     digest = hashlib.sha256(f"vmctl:{uuid.lower()}:{index}".encode()).hexdigest()
     return ":".join((_QEMU_PREFIX, digest[0:2], digest[2:4], digest[4:6]))
+
+
+def machine_id_of(uuid: str) -> str:
+    """Return the machine-id of a guest: its machine's UUID, as systemd itself does it.
+
+    Source: https://www.freedesktop.org/software/systemd/man/latest/systemd-machine-id-setup.html
+    """
+    return uuid_module.UUID(uuid).hex
 
 
 def with_macs(spec: VMSpec, uuid: str) -> VMSpec:

@@ -7,35 +7,31 @@ it is reached, is told anew.
 
 from __future__ import annotations
 
-import uuid as uuid_module
 from typing import Any
 
 from vmctl.errors import UsageError
+from vmctl.render.identity import machine_id_of
 from vmctl.render.seed import SeedIdentity
 from vmctl.render.seed_network import link_files, network_config
 from vmctl.render.templates import Templates
 from vmctl.spec import VMSpec
 from vmctl.spec.names import hostname_of
 
-__all__ = ["machine_id_of", "render_clone_seed"]
+__all__ = ["render_clone_seed"]
 
-# DHCP by MAC address (see `network_config`) needs no machine-id. What a guest makes of it besides,
-# for IPv6 above all, is made by services that have read the old one by then.
-_TAKE_UP = (
-    "if [ -f /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; "
-    "then cp /etc/machine-id /var/lib/dbus/machine-id; fi; "
-    "if command -v systemctl >/dev/null; then "
-    "for unit in systemd-journald systemd-networkd NetworkManager; "
-    "do systemctl try-restart $unit.service || true; done; fi"
-)
-
-
-def machine_id_of(uuid: str) -> str:
-    """Return the machine-id of a guest: its machine's UUID, as systemd itself does it.
-
-    Source: https://www.freedesktop.org/software/systemd/man/latest/systemd-machine-id-setup.html
-    """
-    return uuid_module.UUID(uuid).hex
+# A guest with systemd has the machine-id by now (see `first_boot`). For one that has not, what was
+# made of its old one, leases and identifiers, is made anew.
+_TAKE_UP = """id={id}
+if [ "$(cat /etc/machine-id)" != "$id" ]; then
+    echo "$id" >/etc/machine-id
+    for unit in systemd-journald systemd-networkd NetworkManager; do
+        systemctl try-restart "$unit.service"
+    done
+fi
+if [ -f /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; then
+    echo "$id" >/var/lib/dbus/machine-id
+fi
+:"""
 
 
 def render_clone_seed(
@@ -95,8 +91,8 @@ def render_clone_seed(
                 "permissions": "0444",
             },
         ],
-        "bootcmd": [],
-        "runcmd": [_TAKE_UP],
+        "bootcmd": [["sh", "-c", _TAKE_UP.format(id=machine_id_of(uuid))]],
+        "runcmd": [],
         "timezone": cloud_init.timezone,
         "locale": cloud_init.locale,
         "ntp": None,

@@ -83,8 +83,8 @@ class Watched:
             what = "a disk of it was changed"
         if what:
             raise ConflictError(
-                f"'{self.domain.name}' did not stay as it was while it was exported: {what}",
-                hint="see that it is off, and leave it alone until its export has ended",
+                f"'{self.domain.name}' did not stay as it was while its disks were read: {what}",
+                hint="see that it is off, and leave it alone until that has ended",
             )
 
 

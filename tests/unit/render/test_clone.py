@@ -8,9 +8,10 @@ from lxml import etree
 
 from vmctl.errors import UnsupportedError, UsageError
 from vmctl.render.clone import CloneIdentity, clone_definition
-from vmctl.render.identity import with_macs
+from vmctl.render.first_boot import has_first_boot, without_first_boot
+from vmctl.render.identity import machine_id_of, with_macs
 from vmctl.render.seed import SeedIdentity
-from vmctl.render.seed_clone import machine_id_of, render_clone_seed
+from vmctl.render.seed_clone import render_clone_seed
 from vmctl.spec import VMSpec
 
 WAS = "8d4a2b3c-1111-4222-8333-444455556666"
@@ -233,3 +234,38 @@ def test_no_seed_without_cloud_init() -> None:
     identity = SeedIdentity(instance_id=NEW, host_key_private="", host_key_public="")
     with pytest.raises(UsageError, match="no cloud_init"):
         render_clone_seed(VMSpec(name="a", nics=[]), identity, user="a", uuid=NEW)
+
+
+def test_the_machine_id_is_told_for_one_boot() -> None:
+    drive = "<disk type='file' device='cdrom'><target dev='sda' bus='scsi'/><readonly/></disk>"
+    identity = CloneIdentity(
+        name="b", uuid=NEW, macs=IDENTITY.macs, paths=IDENTITY.paths, seed=("sda", "/p/seed.iso")
+    )
+    plain = "<os><type>hvm</type></os>"
+    own = (
+        "<sysinfo type='smbios'><oemStrings><entry>mine</entry></oemStrings></sysinfo>"
+        "<os><type>hvm</type><smbios mode='sysinfo'/></os>"
+    )
+    for rest, left in ((plain, []), (own, ["mine"])):
+        root = etree.fromstring(clone_definition(definition(drive, rest), identity)[0])
+        assert has_first_boot(root)
+        entries = root.findall("sysinfo/oemStrings/entry")
+        assert [entry.text for entry in entries][:-1] == left
+        assert str(entries[-1].text).endswith(f" {machine_id_of(NEW)}")
+        assert root.find("os/smbios[@mode='sysinfo']") is not None
+        # A clone of it is told another one.
+        again = CloneIdentity(name="c", uuid=WAS, macs={NEW_MAC: OLD_MAC})
+        assert not has_first_boot(
+            etree.fromstring(clone_definition(etree.tostring(root, encoding="unicode"), again)[0])
+        )
+        assert not has_first_boot(without_first_boot(root))
+        assert [entry.text for entry in root.findall("sysinfo/oemStrings/entry")] == left
+        assert (root.find("os/smbios") is None) is (left == [])
+
+
+def test_a_guest_that_sees_the_host_s_tables_is_not_told() -> None:
+    drive = "<disk type='file' device='cdrom'><target dev='sda' bus='scsi'/><readonly/></disk>"
+    identity = CloneIdentity(name="b", uuid=NEW, macs=IDENTITY.macs, seed=("sda", "/p/seed.iso"))
+    rest = "<os><smbios mode='host'/></os>"
+    root = etree.fromstring(clone_definition(definition(drive, rest), identity)[0])
+    assert not has_first_boot(root)

@@ -1,0 +1,207 @@
+"""The volumes of a clone: copied by the host, or by QEMU while the source runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from vmctl.agent import GuestAgent
+from vmctl.cloning.origin import Origin
+from vmctl.cloning.planning import ClonePlan, Copy
+from vmctl.errors import (
+    ConflictError,
+    GuestError,
+    GuestUnreachableError,
+    HypervisorError,
+    VmctlError,
+    WaitTimeoutError,
+    WrongStateError,
+)
+from vmctl.hypervisor import backups
+from vmctl.hypervisor.connection import outlasting
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.metadata import Role
+from vmctl.hypervisor.volumes import StoredVolume
+from vmctl.progress import Phase
+from vmctl.render.backup import render_backup
+from vmctl.render.volume import render_volume
+from vmctl.transfer.source import Watched
+
+__all__ = ["Copying"]
+
+# Longer than the copying of any disks takes.
+_LONGEST_SECONDS = 86400.0
+# Where less is left, that was the trouble.
+_NO_ROOM = 1 << 20
+_AS_AFTER_A_CRASH = "its disks are as after a power cut, which a guest mends as it starts"
+
+
+class Copying:
+    """Makes the volumes of one clone.
+
+    Args:
+        origin: What it is a clone of.
+        plan: What is made.
+        clone: Its definition, which is there.
+        phase: Told how far it is.
+    """
+
+    def __init__(self, origin: Origin, plan: ClonePlan, clone: Domain, phase: Phase) -> None:
+        self._origin = origin
+        self._plan = plan
+        self._clone = clone
+        self._phase = phase
+        self._notes: list[str] = []
+
+    def run(self, watched: Watched | None) -> list[str]:
+        """Make all of them.
+
+        Args:
+            watched: The source as it was found, if it is off; None for one that runs.
+
+        Returns:
+            What is to be known of the copies.
+
+        Raises:
+            ConflictError: The source was started, or changed, meanwhile.
+            WrongStateError: It went off.
+            ResourceError: The pool filled up.
+            HypervisorError: QEMU could not copy a disk.
+        """
+        disks = [copy for copy in self._plan.copies if copy.part.role is Role.DISK]
+        for copy in self._plan.copies:
+            if copy not in disks:
+                self._copy(copy)
+        nvram = self._copy_running(disks) if watched is None else self._copy_still(disks, watched)
+        owned = self._plan.record.volume(Role.NVRAM)
+        # Last: after each upload libvirt looks through every volume of the pool.
+        if owned is not None and nvram is not None:
+            self._write(owned.name, nvram)
+        for new, content in self._plan.contents:
+            self._write(new.name, content)
+        return self._notes
+
+    def _volume(self, name: str) -> StoredVolume:
+        return StoredVolume.of(self._plan.pool, name)
+
+    def _write(self, name: str, content: bytes) -> None:
+        volume = self._volume(name)
+        volume.create(render_volume(name, capacity=len(content), format="raw"))
+        if content:
+            volume.write(content)
+
+    def _copy(self, copy: Copy) -> None:
+        """Let the host copy a volume that nobody writes to, with all that lies underneath."""
+        self._phase.update(f"copying {copy.part.target or copy.part.suffix}")
+        self._volume(copy.owned.name).create(_xml_of(copy), source=copy.part.volume)
+
+    def _read_nvram(self) -> bytes | None:
+        volume = self._origin.nvram_volume()
+        return None if volume is None else volume.read()
+
+    def _copy_still(self, disks: list[Copy], watched: Watched) -> bytes | None:
+        """Let the host copy the disks of a machine that is off; returns UEFI's variables."""
+        try:
+            for copy in disks:
+                self._copy(copy)
+            nvram = self._read_nvram()
+        except VmctlError:
+            # Of one that was started meanwhile, QEMU has locked the disks.
+            watched.refuse_changed()
+            raise
+        watched.refuse_changed()
+        return nvram
+
+    # -- while it runs ----------------------------------------------------------------------------
+
+    def _copy_running(self, disks: list[Copy]) -> bytes | None:
+        """Let QEMU copy the disks as they are at one moment; returns UEFI's variables then."""
+        source = self._origin.domain
+        for copy in disks:
+            self._volume(copy.owned.name).create(_xml_of(copy))
+        if not disks:
+            return self._read_nvram()
+        xml = render_backup(
+            {copy.part.target: copy.path for copy in disks},
+            formats={copy.part.target: copy.format for copy in disks},
+        )
+        backups.forget_outcome(source)
+        self._phase.update("copying the disks", 0.0)
+        with self._quiesced():
+            before = self._read_nvram()
+            backups.begin(source, xml, None)
+            after = self._read_nvram()
+        # UEFI's variables are no disk to QEMU. What was the same before and after that moment was
+        # so in it, too; and the guest need not be stopped for it.
+        if before != after:
+            raise ConflictError(
+                f"the firmware's variables of '{source.name}' were changed in that very moment",
+                hint="try again",
+            )
+        self._await_end()
+        # Their headers are others now.
+        self._plan.pool.refresh()
+        return after
+
+    @contextmanager
+    def _quiesced(self) -> Iterator[None]:
+        """Freeze the guest's file systems while the block runs, if it has an agent for that."""
+        source = self._origin
+        with ExitStack() as stack:
+            try:
+                if "org.qemu.guest_agent" not in source.definition:
+                    raise GuestUnreachableError("its source has no agent", hint="`agent: true`")
+                agent = GuestAgent(source.domain, record=lambda: source.record)
+                agent.ping()
+                # So that `gc` lets them go on if this client is killed.
+                self._clone.update_record(froze=True)
+                stack.enter_context(agent.frozen())
+            except (GuestError, WrongStateError) as error:
+                self._notes.append(f"{_AS_AFTER_A_CRASH}: {error.brief}")
+            yield
+        self._clone.update_record(froze=False)
+
+    def _await_end(self) -> None:
+        domain = self._origin.domain
+
+        def ended() -> backups.Job | None:
+            # libvirtd may be restarted meanwhile; QEMU goes on.
+            job = outlasting(lambda: backups.job_of(domain))
+            if job.ended:
+                return job
+            self._phase.update("copying the disks", job.done / job.whole if job.whole else None)
+            return None
+
+        with domain.connection.events.listening(domain.uuid) as heard:
+            deadline = time.monotonic() + _LONGEST_SECONDS
+            job = heard.wait_for(ended, deadline=deadline, recheck=0.2)
+        if job is None:
+            raise WaitTimeoutError(
+                f"the disks of '{domain.name}' were not copied within a day",
+                phase="disks",
+                hint="stop it, and clone it then",
+            )
+        if not job.succeeded:
+            raise self._why_not(job)
+
+    def _why_not(self, job: backups.Job) -> VmctlError:
+        name = self._origin.domain.name
+        if job.succeeded is None:
+            return HypervisorError(
+                f"nobody knows whether the disks of '{name}' were copied to their end",
+                details="libvirtd was restarted meanwhile, or somebody else asked first",
+                hint="clone it again",
+            )
+        self._plan.pool.refresh()
+        if self._plan.pool.available() < _NO_ROOM:
+            return self._plan.pool.no_room(f"for a copy of '{name}'; the guest runs on")
+        return HypervisorError(
+            f"the disks of '{name}' could not be copied",
+            details=job.why,
+            hint="somebody ended it, or QEMU's log on the host says why: /var/log/libvirt/qemu",
+        )
+
+
+def _xml_of(copy: Copy) -> str:
+    return render_volume(copy.owned.name, capacity=copy.part.capacity, format=copy.format)
