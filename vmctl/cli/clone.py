@@ -14,6 +14,10 @@ __all__ = ["clone"]
 @command("clone")
 @click.argument("machine", metavar="MACHINE", shell_complete=machine_names)
 @click.argument("name", metavar="NAME")
+@click.option("--linked", is_flag=True, help="Lie on the disks of a snapshot; copy nothing.")
+@click.option(
+    "--from-snapshot", metavar="SNAPSHOT", help="Make it of this external snapshot of MACHINE."
+)
 @click.option(
     "--set",
     "values",
@@ -23,7 +27,16 @@ __all__ = ["clone"]
 )
 @click.option("--start", is_flag=True, help="Start it, and wait until its guest is ready.")
 @pass_app
-def clone(app: App, *, machine: str, name: str, values: tuple[str, ...], start: bool) -> None:
+def clone(
+    app: App,
+    *,
+    machine: str,
+    name: str,
+    linked: bool,
+    from_snapshot: str | None,
+    values: tuple[str, ...],
+    start: bool,
+) -> None:
     """Make a machine NAME with the disks of MACHINE, which may run, and an identity of its own.
 
     It has its own UUID, MAC addresses, UEFI variables and TPM, and by cloud-init its own host name,
@@ -34,7 +47,15 @@ def clone(app: App, *, machine: str, name: str, values: tuple[str, ...], start: 
     wanted = dict(parse(text) for text in values)
     with app.machine(machine) as source:
         with app.progress(passing=True) as progress:
-            made = source.clone(name, values=wanted, start=start, tell=app.warn, progress=progress)
+            made = source.clone(
+                name,
+                linked=linked,
+                from_snapshot=from_snapshot,
+                values=wanted,
+                start=start,
+                tell=app.warn,
+                progress=progress,
+            )
         info = made.info()
     app.show(
         info,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Protocol
 
 from vmctl.agent import GuestAgent
 from vmctl.cloning.origin import Origin
@@ -26,15 +27,21 @@ from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.progress import Phase
 from vmctl.render.backup import render_backup
 from vmctl.render.volume import render_volume
-from vmctl.transfer.source import Watched
 
-__all__ = ["Copying"]
+__all__ = ["Copying", "Still"]
 
 # Longer than the copying of any disks takes.
 _LONGEST_SECONDS = 86400.0
 # Where less is left, that was the trouble.
 _NO_ROOM = 1 << 20
 _AS_AFTER_A_CRASH = "its disks are as after a power cut, which a guest mends as it starts"
+
+
+class Still(Protocol):
+    """Files that nobody should write to while they are copied."""
+
+    def refuse_changed(self) -> None:
+        """Raise if somebody did."""
 
 
 class Copying:
@@ -54,11 +61,12 @@ class Copying:
         self._phase = phase
         self._notes: list[str] = []
 
-    def run(self, watched: Watched | None) -> list[str]:
+    def run(self, watched: Still | None) -> list[str]:
         """Make all of them.
 
         Args:
-            watched: The source as it was found, if it is off; None for one that runs.
+            watched: The source's files as they were found, which nobody writes to; None for those
+                of a machine that runs.
 
         Returns:
             What is to be known of the copies.
@@ -92,16 +100,17 @@ class Copying:
             volume.write(content)
 
     def _copy(self, copy: Copy) -> None:
-        """Let the host copy a volume that nobody writes to, with all that lies underneath."""
+        """Let the host copy a volume that nobody writes to, or make one that lies on it."""
         self._phase.update(f"copying {copy.part.target or copy.part.suffix}")
-        self._volume(copy.owned.name).create(_xml_of(copy), source=copy.part.volume)
+        source = None if copy.linked else copy.part.volume
+        self._volume(copy.owned.name).create(_xml_of(copy), source=source)
 
     def _read_nvram(self) -> bytes | None:
         volume = self._origin.nvram_volume()
         return None if volume is None else volume.read()
 
-    def _copy_still(self, disks: list[Copy], watched: Watched) -> bytes | None:
-        """Let the host copy the disks of a machine that is off; returns UEFI's variables."""
+    def _copy_still(self, disks: list[Copy], watched: Still) -> bytes | None:
+        """Let the host copy disks that nobody writes to; returns UEFI's variables."""
         try:
             for copy in disks:
                 self._copy(copy)
@@ -204,4 +213,10 @@ class Copying:
 
 
 def _xml_of(copy: Copy) -> str:
-    return render_volume(copy.owned.name, capacity=copy.part.capacity, format=copy.format)
+    return render_volume(
+        copy.owned.name,
+        capacity=copy.part.capacity,
+        format=copy.format,
+        backing_path=copy.part.path if copy.linked else None,
+        backing_format=copy.part.format,
+    )

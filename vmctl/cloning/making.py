@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vmctl.cloning.copying import Copying
+from vmctl.cloning.copying import Copying, Still
+from vmctl.cloning.frozen import look_at_snapshot
 from vmctl.cloning.origin import Origin, look_at, refuse_unready
 from vmctl.cloning.planning import ClonePlan, plan_clone
 from vmctl.errors import (
@@ -23,6 +24,7 @@ from vmctl.hypervisor import names
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.exports import being_exported
 from vmctl.hypervisor.metadata import Phase, Record, Role
 from vmctl.launch import Surroundings
@@ -31,7 +33,7 @@ from vmctl.removal import remove_machine
 from vmctl.renaming import refuse_bad_name
 from vmctl.transfer.source import Watched
 
-__all__ = ["Cloned", "clone"]
+__all__ = ["Cloned", "check_name", "clone"]
 
 # Longer than the copying of any disks takes.
 _CLAIM_SECONDS = 86400.0
@@ -52,22 +54,25 @@ def clone(
     record: Record,
     name: str,
     *,
+    snapshot: str | None = None,
+    linked: bool = False,
     values: Mapping[str, Any],
     around: Surroundings,
     progress: ProgressCallback | None,
 ) -> Cloned:
-    """Make a full clone of a machine; see `VM.clone`.
+    """Make a clone of a machine; see `VM.clone`.
 
     Args:
         domain: The machine.
         record: What vmctl knows of it.
         name: The clone's name.
+        snapshot: The snapshot that it is made of; None: the machine as it is.
+        linked: Whether its disks lie on the files that the snapshot froze.
         values: What the clone has in the place of what only one machine can have.
         around: Where its volumes go, and with whose key its guest is reached.
         progress: Told of the phases ``define`` and ``disks``.
     """
-    refuse_bad_name(name)
-    _refuse_taken_name(domain, name)
+    check_name(domain, name)
     refuse_unready(domain, record)
     # A start that was over before this began is none that tears it.
     domain.connection.catch_up()
@@ -77,25 +82,41 @@ def clone(
         domain.connection.events.listening(domain.uuid) as heard,
     ):
         # Only from here on nobody of vmctl's changes it.
-        _refuse_taken_name(domain, name)
+        check_name(domain, name)
         record = domain.record() or record
         refuse_unready(domain, record)
-        origin = look_at(domain, record)
-        watched = None if origin.running else Watched(domain, record, heard)
+        origin, still = _look(domain, record, snapshot, heard)
         plan = plan_clone(
             origin,
             name,
+            linked=linked,
             values=values,
             pool_name=around.pool,
             key=around.key,
             templates=around.templates,
         )
-        making = _Making(origin, plan, watched, Reporter(name, progress))
+        making = _Making(origin, plan, still, Reporter(name, progress))
         return making.run(replace(plan.record, claim=claim))
 
 
-def _refuse_taken_name(domain: Domain, name: str) -> None:
-    """Say that a name is taken before any work is done for it; defining it decides."""
+def _look(
+    domain: Domain, record: Record, snapshot: str | None, heard: Signal
+) -> tuple[Origin, Still | None]:
+    """Look at what the clone is made of, and at what must not change meanwhile."""
+    if snapshot is not None:
+        return look_at_snapshot(domain, record, snapshot)
+    origin = look_at(domain, record)
+    return origin, None if origin.running else Watched(domain, record, heard)
+
+
+def check_name(domain: Domain, name: str) -> None:
+    """Say that a name is bad, or taken, before any work is done for it; defining it decides.
+
+    Raises:
+        UsageError: It can't be a machine's name.
+        ConflictError: A machine has it.
+    """
+    refuse_bad_name(name)
     try:
         names.find(domain.connection, name)
     except NotFoundError:
@@ -105,11 +126,11 @@ def _refuse_taken_name(domain: Domain, name: str) -> None:
 
 class _Making:
     def __init__(
-        self, origin: Origin, plan: ClonePlan, watched: Watched | None, reporter: Reporter
+        self, origin: Origin, plan: ClonePlan, still: Still | None, reporter: Reporter
     ) -> None:
         self._origin = origin
         self._plan = plan
-        self._watched = watched
+        self._still = still
         self._reporter = reporter
         self._connection = origin.domain.connection
         self._clone = Domain(self._connection, plan.uuid, plan.name)
@@ -123,7 +144,7 @@ class _Making:
                 names.define(self._connection, xml, name=plan.name, uuid=plan.uuid)
             with self._reporter.phase("disks") as phase:
                 copying = Copying(self._origin, plan, self._clone, phase)
-                self._notes += copying.run(self._watched)
+                self._notes += copying.run(self._still)
             has_seed = record.volume(Role.SEED) is not None
             last = Phase.PROVISIONING if has_seed else self._origin.record.phase
             done: dict[str, Any] = {"phase": last, "claim": None, "copied_from": ""}

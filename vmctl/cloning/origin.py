@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lxml import etree
@@ -16,7 +16,18 @@ from vmctl.hypervisor.domains import DiskFile, Domain
 from vmctl.hypervisor.metadata import Phase, Record, Role
 from vmctl.hypervisor.volumes import StoredVolume, at_path
 
-__all__ = ["CopiedPart", "Origin", "look_at", "refuse_unready"]
+__all__ = [
+    "CopiedPart",
+    "Origin",
+    "copied_disks",
+    "copied_others",
+    "empty_drives",
+    "look_at",
+    "nvram_of",
+    "own_path",
+    "own_paths",
+    "refuse_unready",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +39,7 @@ class CopiedPart:
         volume: The volume that is there.
         role: What it is for.
         suffix: How the copy's name ends.
-        format: How the copy is written: ``qcow2`` or ``raw``.
+        format: How it is written: ``qcow2``, ``raw`` ...
         capacity: What a guest sees, in bytes.
         room: Bytes that the copy may take.
         target: Of a disk, its name on its bus; empty for what is none.
@@ -46,18 +57,19 @@ class CopiedPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """A machine that is cloned, as it was found.
+    """A machine that is cloned, as it is or as a snapshot has it.
 
     Attributes:
-        domain: It.
-        record: What vmctl knows of it.
-        definition: Its definition, secrets and all.
-        running: Whether QEMU is there for it.
+        domain: The machine.
+        record: What vmctl knows of it; of a snapshot, with the spec of that time.
+        definition: The definition, secrets and all.
+        running: Whether its disks are written to while they are copied.
         parts: What is copied.
         console_log: Path of its console log; empty for none.
-        nvram: Path of UEFI's variables; empty for none.
-        nvram_is_volume: Whether those are in a volume that is there, or will be.
+        nvram: Where the definition says that UEFI's variables are; empty for none.
+        nvram_source: The path that they are read from; empty where no pool has them.
         empty_drives: Targets of the CD-ROM drives that nothing is in.
+        notes: What is to be known of it.
     """
 
     domain: Domain
@@ -67,18 +79,21 @@ class Origin:
     parts: tuple[CopiedPart, ...]
     console_log: str
     nvram: str
-    nvram_is_volume: bool
+    nvram_source: str
     empty_drives: frozenset[str]
+    notes: tuple[str, ...] = ()
 
     def nvram_volume(self) -> StoredVolume | None:
         """Return the volume with UEFI's variables; None where there is none (yet)."""
-        owned = self.record.volume(Role.NVRAM)
-        if not self.nvram or owned is None:
+        if not self.nvram_source:
             return None
-        # libvirt makes it at the first start, and its pool has not seen it yet.
-        pools.refresh(self.domain.connection, owned.pool)
-        volume = StoredVolume(self.domain.connection, owned.pool, owned.name)
-        return volume if volume.exists() else None
+        for pool in {owned.pool for owned in self.record.volumes}:
+            # libvirt makes it at the first start, and its pool has not seen it yet.
+            pools.refresh(self.domain.connection, pool)
+        try:
+            return at_path(self.domain.connection, self.nvram_source)
+        except NotFoundError:
+            return None
 
 
 def refuse_unready(domain: Domain, record: Record) -> None:
@@ -115,42 +130,6 @@ def look_at(domain: Domain, record: Record) -> Origin:
     """
     running = domain.is_active()
     definition = domain.secret_xml()
-    root = etree.fromstring(definition)
-    own = dict(_own_paths(domain.connection, record))
-    parts = (
-        *_disks(domain, running=running),
-        *_others(domain.connection, record, own, root),
-    )
-    nvram = root.findtext("os/nvram") or ""
-    nvram_source = root.find("os/nvram/source")
-    if nvram_source is not None:
-        nvram = nvram_source.get("file", "")
-    return Origin(
-        domain=domain,
-        record=record,
-        definition=definition,
-        running=running,
-        parts=parts,
-        console_log=next((path for path, role in own.items() if role is Role.CONSOLE_LOG), ""),
-        nvram=nvram,
-        nvram_is_volume=record.volume(Role.NVRAM) is not None,
-        empty_drives=frozenset(_empty_drives(root)),
-    )
-
-
-def _own_paths(connection: Connection, record: Record) -> Iterator[tuple[str, Role]]:
-    for owned in record.volumes:
-        yield pools.open_pool(connection, owned.pool).path_of(owned.name), owned.role
-
-
-def _empty_drives(root: etree._Element) -> Iterator[str]:
-    for node in root.findall("devices/disk[@device='cdrom']"):
-        target = node.find("target")
-        if node.find("source") is None and target is not None:
-            yield target.get("dev", "")
-
-
-def _disks(domain: Domain, *, running: bool) -> Iterator[CopiedPart]:
     disks = domain.disks()
     if running:
         live = [(disk.target, disk.path) for disk in blockjobs.live_disks(domain)]
@@ -159,6 +138,56 @@ def _disks(domain: Domain, *, running: bool) -> Iterator[CopiedPart]:
                 f"the disks of '{domain.name}' will be others at its next start",
                 hint="restart it first; or stop it, and clone what it will be",
             )
+    root = etree.fromstring(definition)
+    nvram = nvram_of(root)
+    own = own_paths(domain.connection, record)
+    return Origin(
+        domain=domain,
+        record=record,
+        definition=definition,
+        running=running,
+        parts=(*copied_disks(domain, disks), *copied_others(domain, record, own, root)),
+        console_log=own_path(own, Role.CONSOLE_LOG),
+        nvram=nvram,
+        nvram_source=nvram if own.get(nvram) is Role.NVRAM else "",
+        empty_drives=frozenset(empty_drives(root)),
+    )
+
+
+def nvram_of(root: etree._Element) -> str:
+    """Return where a definition says that UEFI's variables are; empty for a BIOS."""
+    source = root.find("os/nvram/source")
+    return (source.get("file") if source is not None else root.findtext("os/nvram")) or ""
+
+
+def own_paths(connection: Connection, record: Record) -> dict[str, Role]:
+    """Return where on the host a machine's own volumes are, or would be, and what they are for."""
+    return {
+        pools.open_pool(connection, owned.pool).path_of(owned.name): owned.role
+        for owned in record.volumes
+    }
+
+
+def own_path(own: dict[str, Role], role: Role) -> str:
+    """Return the path of the first of them of a role; empty for none."""
+    return next((path for path, found in own.items() if found is role), "")
+
+
+def empty_drives(root: etree._Element) -> Iterator[str]:
+    """Yield the targets of the CD-ROM drives that nothing is in."""
+    for node in root.findall("devices/disk[@device='cdrom']"):
+        target = node.find("target")
+        if node.find("source") is None and target is not None:
+            yield target.get("dev", "")
+
+
+def copied_disks(domain: Domain, disks: Iterable[DiskFile]) -> Iterator[CopiedPart]:
+    """Yield what a clone gets copies of: all disks but those that nobody may write to.
+
+    Raises:
+        UnsupportedError: A disk can't be copied.
+        NotFoundError: A volume is gone, or no pool has it.
+    """
     for disk in disks:
         if not disk.path:
             raise UnsupportedError(
@@ -175,30 +204,29 @@ def _disk(domain: Domain, disk: DiskFile) -> CopiedPart:
     facts = volume.facts()
     layers = read_chain(domain.connection, disk.path, disk.format)
     taken = sum(layer.allocation or 0 for layer in layers)
-    form = "raw" if disk.format == "raw" else "qcow2"
     return CopiedPart(
         path=disk.path,
         volume=volume,
         role=Role.DISK,
-        suffix=f"{disk.target}.{form}",
-        format=form,
+        suffix=disk.target,
+        format=disk.format,
         capacity=facts.capacity,
         room=min(taken, facts.capacity),
         target=disk.target,
     )
 
 
-def _others(
-    connection: Connection, record: Record, own: dict[str, Role], root: etree._Element
+def copied_others(
+    domain: Domain, record: Record, own: dict[str, Role], root: etree._Element
 ) -> Iterator[CopiedPart]:
-    """Find what the machine owns beside its disks, and is gone when it goes."""
+    """Yield what the machine owns beside its disks and its definition names: it goes with it."""
     named = {str(value) for node in root.iter(etree.Element) for value in node.attrib.values()}
     named |= {node.text or "" for node in root.iter(etree.Element)}
     for path, role in own.items():
         if role not in {Role.MEDIUM, Role.KERNEL} or path not in named:
             continue
         try:
-            volume = at_path(connection, path)
+            volume = at_path(domain.connection, path)
         except NotFoundError:
             continue
         facts = volume.facts()

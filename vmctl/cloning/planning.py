@@ -38,12 +38,14 @@ class Copy:
         owned: Its pool, name and role.
         path: Where it will be on the host.
         format: How it is written.
+        linked: Whether it is none, but lies on that.
     """
 
     part: CopiedPart
     owned: OwnedVolume
     path: str
     format: str
+    linked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +82,22 @@ def plan_clone(
     origin: Origin,
     name: str,
     *,
+    linked: bool,
     values: Mapping[str, Any],
     pool_name: str,
     key: KeyPair,
     templates: Templates | None,
 ) -> ClonePlan:
     """Work out what to make of a machine.
+
+    Args:
+        origin: The machine; what a linked clone lies on, nobody writes to any more.
+        name: The clone's name.
+        linked: Whether its disks lie on those of the machine.
+        values: What it has in the place of what only one machine can have.
+        pool_name: Where its volumes go.
+        key: The client's key.
+        templates: Where the seed's documents come from; None for the default chain.
 
     Raises:
         UnsupportedError: It can't be cloned, or has what two machines can't both have.
@@ -101,8 +113,8 @@ def plan_clone(
     pool = open_pool(connection, pool_name)
     refuse_closed_folder(connection, pool.name)
     namer = _Namer(name, uuid, pool)
-    copies = tuple(namer.copy(part) for part in origin.parts)
-    _refuse_without_room(pool, origin)
+    copies = tuple(namer.copy(part, linked=linked) for part in origin.parts)
+    _refuse_without_room(pool, origin, copies)
     wanted = replace(wanted, spec=_with_copies(wanted.spec, copies))
     identity, notes = _identity(origin, wanted, uuid, namer, copies)
     seed = _seed(origin, wanted.spec, uuid, key, templates)
@@ -118,7 +130,7 @@ def plan_clone(
         pool=pool,
         copies=copies,
         contents=tuple(namer.contents),
-        notes=(*wanted.notes, *more, *notes),
+        notes=(*wanted.notes, *more, *notes, *origin.notes),
         record=Record(
             uuid=uuid,
             phase=Phase.CREATING,
@@ -126,6 +138,7 @@ def plan_clone(
             owner=own_name(),
             spec=wanted.recorded(),
             volumes=tuple(namer.owned),
+            bases=source.bases if linked else (),
             instance_id=uuid if seed else source.instance_id,
             host_key=seed.host_key if seed else source.host_key,
             ssh_user=source.ssh_user,
@@ -152,10 +165,14 @@ class _Namer:
         self.owned.append(volume)
         return volume
 
-    def copy(self, part: CopiedPart) -> Copy:
+    def copy(self, part: CopiedPart, *, linked: bool) -> Copy:
         """Name the copy of a part of the source."""
-        owned = self.own(part.suffix, part.role)
-        return Copy(part=part, owned=owned, path=self.path(owned), format=part.format)
+        if part.role is not Role.DISK:
+            owned = self.own(part.suffix, part.role)
+            return Copy(part=part, owned=owned, path=self.path(owned), format="raw")
+        form = "raw" if part.format == "raw" and not linked else "qcow2"
+        owned = self.own(f"{part.suffix}.{form}", part.role)
+        return Copy(part=part, owned=owned, path=self.path(owned), format=form, linked=linked)
 
     def content(self, suffix: str, role: Role, content: bytes) -> str:
         """Name a volume that is new; returns its path on the host."""
@@ -180,7 +197,7 @@ def _identity(
         # Not a copy among the others: at which moment it is read matters, if the guest runs.
         nvram = namer.path(namer.own("nvram", Role.NVRAM))
         paths[origin.nvram] = nvram
-        if not origin.nvram_is_volume:
+        if not origin.nvram_source:
             notes.append(
                 "its firmware's variables begin anew: those of its source lie at "
                 f"{origin.nvram}, and not in a pool"
@@ -200,7 +217,7 @@ def _identity(
 
 
 def _with_copies(spec: VMSpec, copies: tuple[Copy, ...]) -> VMSpec:
-    """Let the spec say of the disks what they are: copies that stand alone."""
+    """Let the spec say of the disks what they are: copies, or linked to those of the source."""
     copied = {copy.part.target: copy for copy in copies if copy.part.role is Role.DISK}
     targets = {
         drive.index: drive.target for drive in place_drives(spec) if drive.kind is DriveKind.DISK
@@ -214,18 +231,18 @@ def _with_copies(spec: VMSpec, copies: tuple[Copy, ...]) -> VMSpec:
         image = disk.image or (spec.image if number == 0 else None)
         changes: dict[str, Any] = {
             "size": Size(copy.part.capacity),
-            "full_clone": image is not None and disk.volume is None,
+            "full_clone": image is not None and disk.volume is None and not copy.linked,
             "volume": None,
             "read_only": False,
-            "format": copy.format if disk.volume is not None else disk.format,
+            "format": copy.format if disk.format is not None or disk.volume else None,
         }
         disks.append(disk.model_copy(update=changes))
     return spec.model_copy(update={"disks": tuple(disks)})
 
 
-def _refuse_without_room(pool: Pool, origin: Origin) -> None:
+def _refuse_without_room(pool: Pool, origin: Origin, copies: tuple[Copy, ...]) -> None:
     pool.refresh()
-    needed = sum(part.room for part in origin.parts)
+    needed = sum(copy.part.room for copy in copies if not copy.linked)
     if pool.available() < needed:
         raise pool.no_room(f"for a copy of '{origin.domain.name}' ({needed} bytes at least)")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid as uuid_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def machine_id_of(uuid: str) -> str:
 
     Source: https://www.freedesktop.org/software/systemd/man/latest/systemd-machine-id-setup.html
     """
-    return uuid_module.UUID(uuid).hex
+    return uuid.replace("-", "").lower()
 
 
 def with_macs(spec: VMSpec, uuid: str) -> VMSpec:
