@@ -8,6 +8,7 @@ from functools import partial
 
 from vmctl import bases
 from vmctl.errors import (
+    ConflictError,
     HostUnavailableError,
     NotFoundError,
     RollbackError,
@@ -22,13 +23,52 @@ from vmctl.hypervisor.image_names import list_names
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.names import Listed, find, list_domains
 from vmctl.hypervisor.pools import Pool, open_pool
+from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import StoredVolume, list_volumes
 from vmctl.snapshotting.files import made_by_others
 
-__all__ = ["releasable_bases", "releasable_networks", "remove_machine"]
+__all__ = ["refuse_lain_on", "releasable_bases", "releasable_networks", "remove_machine"]
 
 # Longer than the removal of anything takes.
 _CLAIM_SECONDS = 600.0
+
+
+def refuse_lain_on(domain: Domain, record: Record) -> None:
+    """Refuse to remove a machine while disks of another, a linked clone, lie on its own.
+
+    Raises:
+        ConflictError: They do.
+    """
+    places = {
+        open_pool(domain.connection, volume.pool).path_of(volume.name): volume
+        for volume in record.volumes
+        if volume.role is Role.DISK
+    }
+    tops = {disk.path for disk in domain.disks()}
+    if places.keys() <= tops:
+        # What it writes to itself is under nobody else.
+        return
+    own = {f"{volume.pool}/{volume.name}" for volume in record.volumes}
+    usage = read_usage(domain.connection)
+    lying = {
+        user.name
+        for path, volume in places.items()
+        for user in usage.users(volume.pool, volume.name, path)
+        if user.kind == "volume" and user.name not in own
+    }
+    if not lying:
+        return
+    owners = {
+        f"{volume.pool}/{volume.name}": f"the machine '{other.domain.name}'"
+        for other in _others(domain)
+        if other.record is not None
+        for volume in other.record.volumes
+    }
+    names = sorted({owners.get(name, f"the volume '{name}'") for name in lying})
+    raise ConflictError(
+        f"on the disks of '{domain.name}' lies what {' and '.join(names)} needs",
+        hint="delete that first; or make it stand alone: `vmctl flatten`",
+    )
 
 
 def remove_machine(domain: Domain, record: Record) -> None:

@@ -16,7 +16,7 @@ SpecMaker = Callable[..., vmctl.VMSpec]
 WORDS = "kept in every clone"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def source(host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
     """A running machine with data in it, on the NAT network."""
     spec = vmctl.VMSpec.model_validate(
@@ -64,7 +64,7 @@ def leases(host: vmctl.Host) -> dict[str, str]:
 
 def test_two_clones_share_no_identity(host: vmctl.Host, source: vmctl.VM) -> None:
     notes: list[str] = []
-    clones = [source.clone(f"{source.name}-{n}", tell=notes.append) for n in (1, 2)]
+    clones = [source.clone(f"{source.name}-{n}", linked=n == 2, tell=notes.append) for n in (1, 2)]
     try:
         assert [vm.state for vm in clones] == ["shut off"] * 2
         for vm in clones:
@@ -86,10 +86,12 @@ def test_two_clones_share_no_identity(host: vmctl.Host, source: vmctl.VM) -> Non
             root = etree.fromstring(vm.xml(inactive=True))
             assert root.findtext("uuid") == vm.uuid
             assert vm.info().phase == "ready"
-        # Nothing is shared.
+            assert "machine-id" not in vm.xml(inactive=True)
+        # Nobody writes to a file of another's; the linked one lies on what its source lies on.
         paths = [disk.path for vm in (source, *clones) for disk in vm._domain.disks()]
         assert len(set(paths)) == 6
-        assert not any("backing" in note for note in notes)
+        with pytest.raises(vmctl.ConflictError, match=f"the machine '{clones[1].name}'"):
+            source.delete()
     finally:
         for vm in clones:
             vm.delete()

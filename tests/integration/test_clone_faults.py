@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from vmctl.hypervisor import private
 from vmctl.hypervisor.metadata import Role
 from vmctl.hypervisor.volumes import StoredVolume
 
+from .clones import content, guestless
 from .conftest import libvirtd_pid, snapshot_of_host
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("nothing_left")]
@@ -28,21 +28,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def source(host: vmctl.Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[vmctl.VM]:
     """A machine with two disks of data and no guest, that is off; tests leave it as it is."""
-    folder = tmp_path_factory.mktemp("disk")
-    (folder / "raw").write_bytes(os.urandom(12 << 20))
-    command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2"]
-    subprocess.run([*command, str(folder / "raw"), str(folder / "qcow2")], check=True)
-    spec = vmctl.VMSpec.model_validate(
-        {
-            "name": f"s{uuid.uuid4().hex[:8]}",
-            "memory": "64MiB",
-            "firmware": "uefi",
-            "disks": [{"size": "16MiB"}],
-            "nics": [],
-        }
-    )
-    vm = host.import_machine(folder / "qcow2", spec=spec)
-    vm.disks.attach(vmctl.DiskSpec.model_validate({"size": "1MiB", "format": "raw"}))
+    vm = guestless(host, tmp_path_factory.mktemp("disk"))
     # So that libvirt has made the file with UEFI's variables.
     vm.start()
     vm.stop(timeout=0, force=True)
@@ -58,31 +44,6 @@ def running(source: vmctl.VM) -> Iterator[vmctl.VM]:
     source.start()
     yield source
     source.stop(timeout=0, force=True)
-
-
-def content(vm: vmctl.VM) -> list[bytes]:
-    """Return what the disks of a machine that is off show."""
-    connection = vm._domain.connection.raw
-    found = []
-    for disk in vm._domain.disks():
-        raw = connection.storageVolLookupByPath(disk.path)
-        name = f"flat-{uuid.uuid4().hex[:8]}"
-        flat = raw.storagePoolLookupByVolume().createXMLFrom(
-            f"<volume><name>{name}</name><capacity>{raw.info()[1]}</capacity>"
-            "<target><format type='raw'/></target></volume>",
-            raw,
-            0,
-        )
-        try:
-            stream = connection.newStream(0)
-            flat.download(stream, 0, 0, 0)
-            pieces: list[bytes] = []
-            stream.recvAll(lambda _stream, piece, into: into.append(piece), pieces)
-            stream.finish()
-            found.append(b"".join(pieces))
-        finally:
-            flat.delete(0)
-    return found
 
 
 def nvram_of(vm: vmctl.VM) -> bytes:

@@ -23,6 +23,7 @@ from vmctl.render.seed import SeedIdentity
 from vmctl.render.seed_clone import render_clone_seed
 from vmctl.render.templates import Templates
 from vmctl.spec import VMSpec
+from vmctl.spec.disk import DiskFormat
 from vmctl.spec.drives import DriveKind, place_drives
 from vmctl.spec.sizes import Size
 
@@ -234,7 +235,7 @@ def _with_copies(spec: VMSpec, copies: tuple[Copy, ...]) -> VMSpec:
             "full_clone": image is not None and disk.volume is None and not copy.linked,
             "volume": None,
             "read_only": False,
-            "format": copy.format if disk.format is not None or disk.volume else None,
+            "format": DiskFormat(copy.format) if disk.format or disk.volume else None,
         }
         disks.append(disk.model_copy(update=changes))
     return spec.model_copy(update={"disks": tuple(disks)})

@@ -1,0 +1,96 @@
+"""Clones of snapshots, and clones that lie on the files that snapshots froze."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vmctl
+from vmctl.hypervisor import private
+
+from .clones import content, guestless
+from .conftest import enter_host, pool_volumes
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("nothing_left")]
+
+
+@pytest.fixture
+def source(host: vmctl.Host, tmp_path: Path) -> Iterator[vmctl.VM]:
+    """A machine with two disks of data and no guest, that is off."""
+    vm = guestless(host, tmp_path)
+    yield vm
+    vm.delete()
+
+
+def write(private_host: private.PrivateHost, vm: vmctl.VM) -> None:
+    """Write to each disk of a machine that is off, as its guest would."""
+    for disk in vm._domain.disks():
+        command = ["qemu-io", "-f", disk.format, "-c", "write -P 0xaa 4k 64k", disk.path]
+        subprocess.run([*enter_host(private_host), *command], check=True, capture_output=True)
+
+
+def test_what_was_frozen_and_what_is(
+    private_host: private.PrivateHost, host: vmctl.Host, source: vmctl.VM
+) -> None:
+    before = content(source)
+    linked = source.clone(f"{source.name}-l", linked=True)
+    assert [entry.name for entry in source.snapshots.list()] == [linked.name]
+    write(private_host, source)
+    after = content(source)
+    assert after != before
+    source.start()
+    try:
+        copied = source.clone(f"{source.name}-c", from_snapshot=linked.name)
+        second = source.clone(f"{source.name}-d", linked=True, from_snapshot=linked.name)
+    finally:
+        source.stop(timeout=0, force=True)
+    now = source.clone(f"{source.name}-n")
+    clones = [linked, copied, second, now]
+    try:
+        assert [content(vm) for vm in clones] == [before, before, before, after]
+        write(private_host, second)
+        assert content(second) == after
+        assert content(linked) == before
+        assert content(source) == after
+        # A linked clone is one more disk in nobody's way, and keeps what it lies on.
+        with pytest.raises(vmctl.ConflictError) as caught:
+            source.delete()
+        assert f"the machine '{linked.name}'" in caught.value.brief
+        assert f"the machine '{second.name}'" in caught.value.brief
+        assert "flatten" in caught.value.hint
+        assert linked.flatten() == ("vda", "vdb")
+        assert content(linked) == before
+        with pytest.raises(vmctl.ConflictError, match="lies what the machine") as caught:
+            source.delete()
+        assert linked.name not in caught.value.brief.replace(source.name + "-d", "")
+    finally:
+        for vm in clones:
+            vm.delete()
+
+
+def test_snapshots_that_no_clone_can_be_made_of(host: vmctl.Host, source: vmctl.VM) -> None:
+    before = pool_volumes(host)
+    with pytest.raises(vmctl.NotFoundError, match="no snapshot 'nothing'"):
+        source.clone(f"{source.name}-b", from_snapshot="nothing")
+    with pytest.raises(vmctl.UsageError):
+        source.clone(f"{source.name}-b", linked=True, values={"memory": "1GiB"})
+    with pytest.raises(vmctl.ConflictError, match="there is a machine"):
+        source.clone(source.name, linked=True)
+    assert source.snapshots.list() == []
+    assert pool_volumes(host) == before
+
+
+def test_an_internal_snapshot_is_refused(host: vmctl.Host) -> None:
+    spec = {"name": "internal", "memory": "64MiB", "nics": [], "disks": [{"size": "16MiB"}]}
+    vm = host.create(vmctl.VMSpec.model_validate(spec))
+    try:
+        vm.snapshots.create("inside")
+        with pytest.raises(vmctl.UnsupportedError, match="is an internal one"):
+            vm.clone("internal-b", from_snapshot="inside")
+        with pytest.raises(vmctl.ConflictError, match="one kind at a time|internal"):
+            vm.clone("internal-b", linked=True)
+    finally:
+        vm.delete()
