@@ -94,7 +94,35 @@ def test_provisioned_as_told(host: vmctl.Host, debian_image: str, firmware: str)
     assert vm.run(_HOST_KEY, check=True).stdout.split()[:2] == inside
 
     vm.stop(timeout=120)
+    if firmware == "bios":
+        _a_clone_is_another(host, vm)
     vm.delete()
+
+
+def _a_clone_is_another(host: vmctl.Host, vm: vmctl.VM) -> None:
+    """See that a clone is another guest from its first packet on, and else what its source was."""
+    with pytest.raises(vmctl.UnsupportedError, match="192.168.122.210, which a clone can't have"):
+        vm.clone("full-clone")
+    clone = vm.clone("full-clone", values={"nics[0].address": None}, start=True)
+    try:
+        assert clone.run("hostname", check=True).stdout.strip() == "full-clone"
+        machine_id = clone.run("cat /etc/machine-id", check=True).stdout.strip()
+        assert machine_id == clone.uuid.replace("-", "")
+        inside = clone.run(_HOST_KEY, check=True).stdout.split()[:2]
+        assert inside == clone.info().host_key.split()[:2] != vm.info().host_key.split()[:2]
+        # It asked for an address once, by its own name: that of its source would be another lease.
+        (nic,) = clone.info().nics
+        leases = host._connection.raw.networkLookupByName("default").DHCPLeases(nic.mac)
+        assert len(leases) == 1
+        assert leases[0]["ipaddr"] in clone.run("ip -4 addr", check=True).stdout
+        # What was told to the source, and done since, is as it was; nothing is done again.
+        assert clone.run("sudo -n cat /etc/motto", check=True).stdout == 'sëmper "eadem"\n'
+        assert clone.run("cat /var/lib/ran", check=True).stdout == "root\n"
+        result = json.loads(clone.run("cat /run/cloud-init/result.json", check=True).stdout)
+        assert result["v1"]["errors"] == []
+        assert "machine-id" not in clone.xml(inactive=True)
+    finally:
+        clone.delete()
 
 
 def test_a_failing_cloud_init_is_told_with_its_module_and_log(
