@@ -13,6 +13,7 @@ from vmctl._version import __version__
 
 if TYPE_CHECKING:
     from vmctl.agent import GuestAgent
+    from vmctl.backups import Backup, Backups, Pruned, Retention, Verified
     from vmctl.devices.disks import AttachedDisk
     from vmctl.devices.media import CdromDrive
     from vmctl.devices.memory import Memory
@@ -72,6 +73,8 @@ _HOMES = {
     "Applied": "vmctl.intent.applying",
     "AttachedDisk": "vmctl.devices.disks",
     "AttachedNic": "vmctl.devices.nics",
+    "Backup": "vmctl.backups",
+    "Backups": "vmctl.backups",
     "BandwidthSpec": "vmctl.spec",
     "CdromDrive": "vmctl.devices.media",
     "ChangePlan": "vmctl.intent.planning",
@@ -118,7 +121,9 @@ _HOMES = {
     "Processors": "vmctl.devices.processors",
     "Progress": "vmctl.progress",
     "ProvisioningError": _ERRORS,
+    "Pruned": "vmctl.backups",
     "ResourceError": _ERRORS,
+    "Retention": "vmctl.backups",
     "RollbackError": _ERRORS,
     "Snapshot": "vmctl.snapshots",
     "SpecError": _ERRORS,
@@ -130,6 +135,7 @@ _HOMES = {
     "UsageError": _ERRORS,
     "VM": "vmctl.vm",
     "VMSpec": "vmctl.spec",
+    "Verified": "vmctl.backups",
     "VmctlError": _ERRORS,
     "VolumeInfo": "vmctl.volumes",
     "VolumeSummary": "vmctl.volumes",
@@ -148,6 +154,8 @@ __all__ = [
     "Applied",
     "AttachedDisk",
     "AttachedNic",
+    "Backup",
+    "Backups",
     "BandwidthSpec",
     "CdromDrive",
     "ChangePlan",
@@ -194,7 +202,9 @@ __all__ = [
     "Processors",
     "Progress",
     "ProvisioningError",
+    "Pruned",
     "ResourceError",
+    "Retention",
     "RollbackError",
     "Snapshot",
     "SpecError",
@@ -205,6 +215,7 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "VMSpec",
+    "Verified",
     "VmctlError",
     "VolumeInfo",
     "VolumeSummary",

@@ -30,7 +30,7 @@ from vmctl.hypervisor.volumes import StoredVolume, at_path
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import ProgressCallback, Reporter, being_undone
 
-__all__ = ["flatten", "settle"]
+__all__ = ["flatten", "images_still_under", "settle"]
 
 # Longer than the copying of any disk takes.
 _CLAIM_SECONDS = 86400.0
@@ -96,7 +96,7 @@ def settle(domain: Domain) -> None:
         for disk in blockjobs.live_disks(domain):
             if blockjobs.facts_of(domain, disk.target) is not None:
                 blockjobs.abort(domain, disk.target)
-    detours.end(domain, record, bases=_images_still_under(domain, record))
+    detours.end(domain, record, bases=images_still_under(domain, record))
 
 
 def _settle_if_there(domain: Domain) -> None:
@@ -266,7 +266,7 @@ def _refresh_pool_of(domain: Domain, path: str) -> StoredVolume | None:
     return volume
 
 
-def _images_still_under(domain: Domain, record: Record) -> tuple[tuple[str, str], ...]:
+def images_still_under(domain: Domain, record: Record) -> tuple[tuple[str, str], ...]:
     """Return the images in a record that any disk, or drive, of the machine still lies on."""
     if domain.is_active():
         below = {path for disk in blockjobs.live_disks(domain) for path in disk.layers}
@@ -281,7 +281,7 @@ def _images_still_under(domain: Domain, record: Record) -> tuple[tuple[str, str]
 
 def _let_go_of_images(domain: Domain, record: Record) -> None:
     """Correct a record whose disks were made to stand alone by another program."""
-    kept = _images_still_under(domain, record)
+    kept = images_still_under(domain, record)
     if kept != record.bases:
         domain.update_record(bases=kept)
 

@@ -303,6 +303,51 @@ class Host:
 
         return importing.preview(Path(source), name=name, form=format, around=self.surroundings())
 
+    def restore(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        machine: str | None = None,
+        id: str | None = None,  # noqa: A002 - the field's own word
+        name: str | None = None,
+        review: Callable[[importing.Incoming], None] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> VM:
+        """Make a machine of a backup, without starting it. All of it is verified first.
+
+        It becomes a new one, as of a bundle: its spec, MAC addresses and host key, with a UUID of
+        its own. `VM.restore` takes the machine itself back. A backup that was written to a stream
+        is a bundle: `import_machine` reads it.
+
+        Args:
+            target: The folder of backups.
+            machine: Of which machine: its UUID, or its name at its last backup; None: the only one.
+            id: Which backup; None: the newest.
+            name: The new machine's name; None: the one that it had.
+            review: Told what will be made before anything is; an error that it raises ends it.
+            progress: Told of every phase.
+
+        Raises:
+            NotFoundError: There is no such backup, or the host lacks a network.
+            ConflictError: There is a machine of that name.
+            ImageError: A file of the backup, or of one that it needs, is damaged or missing.
+            UnsupportedError: The host has no QEMU for such a machine.
+            ResourceError: This machine or the pool has no room.
+        """
+        from vmctl.backing_up import restoring
+
+        chain = restoring.open_chain(Path(target).absolute(), machine, id)
+        return VM(
+            self,
+            restoring.restore_anew(
+                chain,
+                name=name,
+                review=review,
+                around=self.surroundings(),
+                progress=progress,
+            ),
+        )
+
     def get(self, name: str) -> VM:
         """Return the machine of that name or UUID, whoever made it.
 

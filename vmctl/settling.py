@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmctl import backup_traces, flatten
+from vmctl import backup_traces, exchanging, flatten
 from vmctl.errors import ConflictError
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Phase, Record
@@ -10,8 +10,8 @@ from vmctl.snapshotting import settling as snapshotting
 
 __all__ = ["refuse_taken", "settle"]
 
-# What is done in these is done to the machine's power, too.
-_UNDISTURBED = frozenset({Phase.SNAPSHOTTING, Phase.REVERTING})
+# What is done in these is done to the machine's power, too, or needs it to stay off.
+_UNDISTURBED = frozenset({Phase.SNAPSHOTTING, Phase.REVERTING, Phase.RESTORING})
 
 
 def settle(domain: Domain, record: Record) -> None:
@@ -20,6 +20,8 @@ def settle(domain: Domain, record: Record) -> None:
         flatten.settle(domain)
     if record.phase is Phase.BACKING_UP:
         backup_traces.settle(domain)
+    if record.phase is Phase.RESTORING:
+        exchanging.settle(domain)
     snapshotting.settle(domain, record)
 
 

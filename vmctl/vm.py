@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from vmctl.backing_up.verbs import BackingUp
 from vmctl.cloning.verb import Cloning
 from vmctl.errors import UsageError
 from vmctl.hypervisor.metadata import Phase
@@ -20,7 +21,6 @@ from vmctl.progress import Reporter
 
 if TYPE_CHECKING:
     from vmctl import info
-    from vmctl.backing_up.manifest import Backup
     from vmctl.console import ConsoleAccess
     from vmctl.devices import memory, processors
     from vmctl.devices.disks import Disks
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["VM"]
 
 
-class VM(Lifecycle, Inside, Cloning):
+class VM(Lifecycle, Inside, Cloning, BackingUp):
     """One machine. Thread-safe; it stays valid when libvirtd restarts.
 
     Get one from `Host.launch`, `Host.create` or `Host.get`.
@@ -263,54 +263,6 @@ class VM(Lifecycle, Inside, Cloning):
         return exporting.export(
             self._domain, record, place, form, replace=replace, progress=progress
         )
-
-    def backup(
-        self,
-        target: str | os.PathLike[str] | BinaryIO,
-        *,
-        full: bool = False,
-        quiesce: bool | None = None,
-        pool: str | None = None,
-        timeout: float | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> Backup:
-        """Back it up, while it runs or while it is off: all of it, or what was changed since.
-
-        It is what its disks hold at one moment, near the beginning. A guest runs on; one that is
-        stopped before QEMU has written the backup ends that.
-
-        Args:
-            target: A folder of backups, which is made when there is none; or an open file, a pipe
-                say, which gets a bundle: that is a full backup on its own.
-            full: Whether it shall be a full one, where what was changed would do.
-            quiesce: Whether its agent freezes the file systems for the moment: True, or it fails;
-                False: no; None: if there is an agent that can.
-            pool: The pool of the host that it passes through; None: the one its disks are in.
-            timeout: Seconds that QEMU has for writing it; None: a day.
-            progress: Told of the phases ``backup`` and ``download``; and ``write`` of a stream.
-
-        Returns:
-            The backup: its ID, its kind, why it is a full one, what state its file systems are in.
-
-        Raises:
-            ConflictError: vmctl did not make it, somebody is at work on it or in the folder.
-            WrongStateError: It went off in the middle, has a saved state, or is not ready yet.
-            UsageError: The folder has something else in it.
-            UnsupportedError: It has no disks, or no pool of files.
-            ResourceError: There is no room on the host, or here.
-            GuestError: It shall be quiesced, and can't be.
-            WaitTimeoutError: QEMU did not write it in time.
-        """
-        from vmctl.backing_up import creating
-        from vmctl.backing_up.taking import Wishes
-
-        wishes = Wishes(quiesce=quiesce, pool=pool, default_pool=self._host.pool, timeout=timeout)
-        record = self._record()
-        if isinstance(target, str | os.PathLike):
-            return creating.to_folder(
-                self._domain, record, Path(target), full=full, wishes=wishes, progress=progress
-            )
-        return creating.to_stream(self._domain, record, target, wishes=wishes, progress=progress)
 
     # -- change -----------------------------------------------------------------------------------
 

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["gc"]
 
+# In these it is work on a whole machine that ends.
+_STAYS = frozenset({"flattening", "backing-up", "restoring"})
+
 
 def _parts(left: Leftover) -> Iterator[str]:
-    if left.phase == "flattening":
+    if left.phase in _STAYS and left.uuid:
         yield "the work on its disks; the machine stays"
     elif left.uuid:
         yield "machine"
@@ -40,7 +43,7 @@ def gc(app: App, dry_run: bool) -> None:
                 ("NAME", "PHASE", "CLIENT", "WHAT GOES"),
                 [(e.name, e.phase, e.client, part) for e in found for part in _parts(e)],
             )
-        whole = all(entry.uuid and entry.phase != "flattening" for entry in found)
+        whole = all(entry.uuid and entry.phase not in _STAYS for entry in found)
         kind = "machine" if whole else "leftover"
         what = f"{len(found)} {kind}{'' if len(found) == 1 else 's'}"
         done = "would be removed" if dry_run else "removed"

@@ -33,6 +33,7 @@ _SECTIONS = {
         "snapshot": f"{_PACKAGE}.snapshot:snapshot",
         "clone": f"{_PACKAGE}.clone:clone",
         "flatten": f"{_PACKAGE}.flatten:flatten",
+        "backup": f"{_PACKAGE}.backup:backup",
         "export": f"{_PACKAGE}.transfer:export",
         "import": f"{_PACKAGE}.transfer:import_",
     },

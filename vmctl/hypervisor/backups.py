@@ -22,6 +22,7 @@ __all__ = [
     "begin",
     "changed_since",
     "checkpoints",
+    "drop_checkpoints",
     "forget_checkpoint",
     "forget_outcome",
     "is_under_way",
@@ -233,6 +234,14 @@ def forget_checkpoint(domain: Domain, name: str) -> None:
                 error.get_error_domain() != libvirt.VIR_FROM_QEMU
             ):
                 raise
+            found.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+def drop_checkpoints(domain: Domain) -> None:
+    """Let libvirt forget all checkpoints of a machine whose disks are others now."""
+    raw = domain.raw()
+    with calling(f"delete the checkpoints of '{domain.name}'"):
+        for found in raw.listAllCheckpoints(0) if checkpoints(domain) else ():
             found.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 
 

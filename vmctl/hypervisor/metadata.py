@@ -49,6 +49,8 @@ class Phase(StrEnum):
     """It is taken back to a snapshot: its definition says whether it was."""
     MERGING = "merging"
     """It is whole, and layers of its disks that no snapshot needs any more are being merged."""
+    RESTORING = "restoring"
+    """It is whole, and off; its disks are what they were, or what a backup had, but no mixture."""
     DELETING = "deleting"
     """What the record lists may be gone already."""
 
@@ -65,6 +67,7 @@ _DETOURS = frozenset(
         Phase.SNAPSHOTTING,
         Phase.REVERTING,
         Phase.MERGING,
+        Phase.RESTORING,
     }
 )
 
@@ -143,6 +146,21 @@ class SnapshotWork:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """Disks that are exchanged for others; which the machine has is seen in the definition.
+
+    Attributes:
+        coming: The volumes that are made for it, and go again if it is not made.
+        going: The volumes that they come for, and that go once it is made.
+        spec: What the record says of the spec from then on.
+    """
+
+    coming: tuple[OwnedVolume, ...]
+    going: tuple[OwnedVolume, ...]
+    spec: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """A machine, as vmctl remembers it.
 
@@ -172,6 +190,7 @@ class Record:
             they are whole.
         froze: Whether that one's file systems are frozen for it, or were about to be.
         work: The snapshot that is being taken or gone back to.
+        exchange: An exchange of its disks that began.
     """
 
     uuid: str
@@ -194,6 +213,7 @@ class Record:
     copied_from: str = ""
     froze: bool = False
     work: SnapshotWork | None = None
+    exchange: Exchange | None = None
 
     def volume(self, role: Role) -> OwnedVolume | None:
         """Return the first owned volume of that role."""
@@ -243,6 +263,8 @@ class Record:
             found["pending"] = _to_json(asdict(self.pending))
         if self.work is not None:
             found["work"] = _to_json(asdict(self.work))
+        if self.exchange is not None:
+            found["exchange"] = _to_json(asdict(self.exchange))
         found["spec"] = _to_json(self.spec)
         return {name: text for name, text in found.items() if text}
 
@@ -287,6 +309,7 @@ class Record:
             copied_from=root.get("copied-from", ""),
             froze=root.get("froze") == "yes",
             work=_read_work(root.findtext("work")),
+            exchange=_read_exchange(root.findtext("exchange")),
         )
 
 
@@ -315,6 +338,15 @@ def _read_work(text: str | None) -> SnapshotWork | None:
             for entry in data[name]
         )
     return SnapshotWork(**data)
+
+
+def _read_exchange(text: str | None) -> Exchange | None:
+    if not text:
+        return None
+    data = json.loads(text)
+    for name in ("coming", "going"):
+        data[name] = tuple(OwnedVolume(**{**it, "role": Role(it["role"])}) for it in data[name])
+    return Exchange(**data)
 
 
 def _read_spec(text: str) -> dict[str, Any]:

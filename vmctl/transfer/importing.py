@@ -22,7 +22,7 @@ from vmctl.spec import VMSpec
 from vmctl.transfer.bundled import Bundle
 from vmctl.transfer.incoming import Disk, Incoming, Opened, Package
 
-__all__ = ["Incoming", "import_machine", "preview"]
+__all__ = ["Incoming", "Review", "import_machine", "make", "preview"]
 
 Review = Callable[[Incoming], None]
 
@@ -54,6 +54,30 @@ def import_machine(
         opened = Bundle(source, "stdin")
     else:
         raise UsageError(f"{form} can't be read as a stream", hint="give the path of a file")
+    return make(
+        opened,
+        label,
+        name=name,
+        spec=spec,
+        review=review,
+        around=around,
+        reporter=reporter,
+        progress=progress,
+    )
+
+
+def make(
+    opened: Opened,
+    label: str,
+    *,
+    name: str | None,
+    spec: VMSpec | None,
+    review: Review | None,
+    around: launch.Surroundings,
+    reporter: Reporter,
+    progress: ProgressCallback | None,
+) -> Domain:
+    """Make a machine of what was opened, and close that; see `import_machine`."""
     with opened:
         found = opened.incoming(name, spec, around)
         _refuse_taken_name(found.spec.name, around)
