@@ -43,6 +43,7 @@ PAGES = {
     "docs/how-to/change-a-machine.md": HOST + WEB,
     "docs/how-to/snapshots.md": HOST + WEB,
     "docs/how-to/clone.md": HOST + WEB,
+    "docs/how-to/back-up.md": HOST + WEB,
     "docs/how-to/files-and-ports.md": HOST + WEB,
     "docs/how-to/guest-agent.md": HOST + WEB,
     "docs/how-to/resize.md": HOST,

@@ -49,11 +49,8 @@ _STREAM = Path("-")
 @click.argument("name", metavar="NAME", shell_complete=machine_names)
 @_folder_or_stdin
 @click.option("--full", is_flag=True, help="All of it, where what was changed would do.")
-@click.option(
-    "--quiesce/--no-quiesce",
-    default=None,
-    help="Freeze its file systems for the moment, or fail; or don't. Else: if its agent can.",
-)
+@click.option("--quiesce", is_flag=True, help="Freeze its file systems for the moment, or fail.")
+@click.option("--no-quiesce", is_flag=True, help="Don't, though its agent could.")
 @click.option("--via", metavar="POOL", help="The pool that it lies in on its way here.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="How long QEMU may write it.")
 @pass_app
@@ -63,7 +60,8 @@ def create(
     name: str,
     folder: Path,
     full: bool,
-    quiesce: bool | None,
+    quiesce: bool,
+    no_quiesce: bool,
     via: str | None,
     timeout: float | None,
 ) -> None:
@@ -71,6 +69,11 @@ def create(
 
     After the first one, only what was changed since. - writes a full one to stdout, as a bundle.
     """
+    if quiesce and no_quiesce:
+        raise UsageError(
+            "--quiesce and --no-quiesce exclude each other",
+            hint="without both, it is done if the agent can",
+        )
     target: Path | BinaryIO = folder
     if folder == _STREAM:
         if sys.stdout is None or sys.stdout.isatty():
@@ -78,7 +81,12 @@ def create(
         target = sys.stdout.buffer
     with app.machine(name) as machine, app.progress(passing=True) as progress:
         made = machine.backup(
-            target, full=full, quiesce=quiesce, pool=via, timeout=timeout, progress=progress
+            target,
+            full=full,
+            quiesce=quiesce or (False if no_quiesce else None),
+            pool=via,
+            timeout=timeout,
+            progress=progress,
         )
     for remark in made.remarks:
         app.warn(remark)
