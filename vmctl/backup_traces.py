@@ -16,7 +16,7 @@ from vmctl import detours
 from vmctl.agent import GuestAgent
 from vmctl.errors import NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import backups, names, uploads
-from vmctl.hypervisor.claims import Claim
+from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.metadata import Phase
@@ -29,11 +29,14 @@ __all__ = [
     "OWN_CHECKPOINT",
     "Traces",
     "end_job",
-    "forget_all_checkpoints",
     "passing",
     "settle",
     "settle_note",
+    "stop_tracking",
 ]
+
+# Longer than that takes.
+_CLAIM_SECONDS = 600.0
 
 KIND = "backing-up"
 """What the note beside a volume is called that a backup passes through."""
@@ -188,11 +191,29 @@ def settle_note(note: uploads.Note) -> None:
     uploads.unmark(note.volume, kind=KIND)
 
 
-def forget_all_checkpoints(domain: Domain) -> None:
-    """Let the disks keep track of nothing: what comes next, a bitmap would not survive.
+def stop_tracking(domain: Domain) -> None:
+    """Let the disks keep track of nothing: what comes next could not be done beside that.
 
-    The next backup is a full one then.
+    QEMU refuses to go back to an internal snapshot while a disk keeps track, and ends; libvirt
+    refuses to snapshot a machine that is off. The next backup is a full one, and says why.
+
+    Args:
+        domain: The machine, which nobody is at work on. If it is off, QEMU is started for it with
+            its processors paused.
     """
-    for name in backups.checkpoints(domain):
-        if OWN_CHECKPOINT.fullmatch(name):
+    own = [name for name in backups.checkpoints(domain) if OWN_CHECKPOINT.fullmatch(name)]
+    if not own:
+        return
+    if domain.is_active():
+        for name in own:
             backups.forget_checkpoint(domain, name)
+        return
+    with claimed(_CLAIM_SECONDS) as claim:
+        detours.begin(domain, Phase.BACKING_UP, claim, wakes=True)
+        try:
+            detours.wake(domain)
+            for name in own:
+                backups.forget_checkpoint(domain, name)
+        finally:
+            with being_undone():
+                outlasting(lambda: end_job(domain))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from vmctl import detours, power
+from vmctl import backup_traces, detours, power
 from vmctl.agent import GuestAgent
 from vmctl.changes import refuse_while_changed
 from vmctl.errors import ConflictError, UnsupportedError, UsageError, VmctlError
@@ -101,6 +101,9 @@ class Snapshots:
         )
         self._refuse_jobs()
         with Reporter(self._domain.name, progress).phase("snapshot") as phase:
+            if choice.kind is SnapshotKind.INTERNAL or not self._domain.is_active():
+                backup_traces.stop_tracking(self._domain)
+                record = self._record()
             if choice.kind is SnapshotKind.INTERNAL:
                 xml = render_snapshot(name, description=description)
                 return replace(backend.create(self._domain, xml, name=name), why=choice.why)
@@ -202,6 +205,9 @@ class Snapshots:
             record = self._record()
         self._forget_connection()
         with Reporter(self._domain.name, progress).phase("revert") as phase:
+            if details.facts.kind == SnapshotKind.INTERNAL:
+                backup_traces.stop_tracking(self._domain)
+                record = self._record()
             reverting.go_back(self._domain, record, details, phase=phase)
         self._forget_connection()
 
