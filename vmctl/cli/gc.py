@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["gc"]
 
 # In these it is work on a whole machine that ends.
-_STAYS = frozenset({"flattening", "backing-up", "restoring"})
+_STAYS = frozenset({"flattening", "backing-up", "restoring", "snapshotting", "reverting"})
 
 
 def _parts(left: Leftover) -> Iterator[str]:
