@@ -1,8 +1,9 @@
 """A client that kills itself at its Nth call that changes something on the host.
 
 Run as ``python -m tests.integration.killing_client URI N < spec.yaml`` it launches; with ``import
-FILE``, ``export NAME FILE`` or ``clone NAME NEW`` at the end it does that. It prints the call it
-died at. With N = 0 it lives, and prints how many such calls there were.
+FILE``, ``export NAME FILE``, ``clone NAME NEW``, ``backup NAME FOLDER`` or ``restore NAME FOLDER``
+at the end it does that. It prints the call it died at. With N = 0 it lives, and prints how many
+such calls there were.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ CHANGING = {
     "virDomainUpdateDeviceFlags",
     "virDomainDestroy",
     "virDomainUndefineFlags",
+    "virDomainBackupBegin",
+    "virDomainCheckpointDelete",
     "virNetworkCreate",
     "virNetworkDestroy",
     "virStorageVolCreateXML",
     "virStorageVolCreateXMLFrom",
-    "virDomainBackupBegin",
     "virDomainAbortJob",
     "virDomainQemuAgentCommand",
     "virStorageVolUpload",
@@ -84,6 +86,12 @@ def main() -> None:
                 libvirt.libvirtmod = killer
                 libvirt_qemu.libvirtmod_qemu = Killer(libvirt_qemu.libvirtmod_qemu, int(at), killer)
                 host.get(name).clone(new)
+            case ["backup", name, folder]:
+                libvirt.libvirtmod = killer
+                host.get(name).backup(folder)
+            case ["restore", name, folder]:
+                libvirt.libvirtmod = killer
+                host.get(name).restore(folder)
             case _:
                 spec = vmctl.VMSpec.from_yaml(sys.stdin.read())
                 libvirt.libvirtmod = killer
