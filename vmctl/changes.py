@@ -1,8 +1,8 @@
 """Changes of a machine's devices: one at a time, and each made or not made, whatever happens.
 
 What a change is going to make is in the record before it exists. Whether the change was made is
-then a fact: the definition has the device, or has it no more. So whoever comes after a client that
-was killed can finish its change, or take back what it made.
+then a fact: the definition has the device, or has it no more, or has another value. So whoever
+comes after a client that was killed can finish its change, or take back what it made.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def carry_out(domain: Domain, pending: Pending, act: Callable[[], object]) -> No
         with being_undone():
             _undo(domain, pending, error)
         raise
-    outlasting(lambda: settle(domain))
+    # What a value became is libvirt's to write; a device is there, or not.
+    outlasting(lambda: settle(domain, made=bool(pending.proof)))
 
 
 def _undo(domain: Domain, pending: Pending, error: BaseException) -> None:
@@ -181,14 +182,18 @@ def _undo(domain: Domain, pending: Pending, error: BaseException) -> None:
         ) from error
 
 
-def settle(domain: Domain) -> None:
-    """Finish a change that was made, or take back what was made for one that was not."""
+def settle(domain: Domain, *, made: bool = False) -> None:
+    """Finish a change that was made, or take back what was made for one that was not.
+
+    Args:
+        domain: The machine, within `changing`.
+        made: Whether the change is known to be made; else the definition tells.
+    """
     record = domain.record()
     if record is None or record.pending is None:
         return
     pending = record.pending
-    there = hotplug.mentions(hotplug.definition(domain, later=True), pending.device)
-    done = there == pending.present
+    done = made or _is_made(domain, pending)
     leaving = pending.gone if done else pending.made
     stays = leaving is not None and not done and _runs_on(domain, leaving)
     if leaving is not None and not stays and (not done or pending.deletes):
@@ -199,6 +204,13 @@ def settle(domain: Domain) -> None:
         volumes=tuple(entry for entry in record.volumes if stays or entry != leaving),
         bases=tuple(base for base in record.bases if done or base != pending.base),
     )
+
+
+def _is_made(domain: Domain, pending: Pending) -> bool:
+    root = hotplug.definition(domain, later=True)
+    if pending.proof:
+        return bool(root.xpath(pending.proof))
+    return hotplug.mentions(root, pending.device) == pending.present
 
 
 def _runs_on(domain: Domain, volume: OwnedVolume) -> bool:

@@ -1,7 +1,8 @@
 """A client that kills itself at its Nth call that changes something, while it changes a disk.
 
 Run as ``python -m tests.integration.killing_change URI N MACHINE attach``, or with
-``detach TARGET``; it prints what `tests.integration.killing_client` prints.
+``detach TARGET``, ``limit``, ``vcpus``, ``memory`` or ``link MAC``; it prints what
+`tests.integration.killing_client` prints.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import libvirt
 
 import vmctl
-from vmctl.spec import DiskSpec
+from vmctl.spec import DiskSpec, IoTuneSpec
 
 from . import killing_client
 
@@ -19,11 +20,14 @@ _CHANGING = (
     "virDomainAttachDeviceFlags",
     "virDomainDetachDeviceFlags",
     "virDomainDetachDeviceAlias",
+    "virDomainSetBlockIoTune",
+    "virDomainSetVcpusFlags",
+    "virDomainUpdateDeviceFlags",
 )
 
 
 def main() -> None:
-    """Attach a small disk, or detach one and delete its volume."""
+    """Change the machine."""
     uri, at, name, verb, *target = sys.argv[1:]
     killing_client.CHANGING.update(_CHANGING)
     killer = killing_client.Killer(libvirt.libvirtmod, int(at))
@@ -32,8 +36,16 @@ def main() -> None:
         libvirt.libvirtmod = killer
         if verb == "attach":
             machine.disks.attach(DiskSpec(size="1MiB"))
-        else:
+        elif verb == "detach":
             machine.disks.detach(target[0], delete=True)
+        elif verb == "limit":
+            machine.disks.set_limits("vda", IoTuneSpec(total_iops_sec=100))
+        elif verb == "vcpus":
+            machine.set_vcpus(2)
+        elif verb == "memory":
+            machine.set_memory("48MiB")
+        else:
+            machine.nics.set_link(target[0], up=False)
         print(killer.count, flush=True)
 
 

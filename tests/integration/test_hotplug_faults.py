@@ -36,9 +36,11 @@ def idle(host: vmctl.Host) -> Iterator[MakeIdle]:
     """Return a maker of machines without a system in them, whose guest never answers."""
     made = []
 
-    def make(*, start: bool = True) -> vmctl.VM:
+    def make(*, start: bool = True, **fields: object) -> vmctl.VM:
         name = f"f{uuid.uuid4().hex[:8]}"
-        given = {"name": name, "memory": "32MiB", "nics": [], "disks": [{"size": "1MiB"}]}
+        disks = [{"size": "1MiB"}]
+        given: dict[str, object] = {"name": name, "memory": "32MiB", "nics": [], "disks": disks}
+        given |= fields
         spec = vmctl.VMSpec.model_validate(given)
         machine = host.launch(spec, wait=False) if start else host.create(spec)
         made.append(machine)
@@ -110,6 +112,37 @@ def test_sigkill_in_the_middle_of_a_detach(
         assert status == -signal.SIGKILL, said
         host.gc()
         _consistent(host, vm)
+
+
+@pytest.mark.parametrize("verb", ["vcpus", "memory", "limit", "link"])
+def test_sigkill_in_the_middle_of_a_change_of_a_value(
+    private_host: private.PrivateHost, host: vmctl.Host, idle: MakeIdle, verb: str
+) -> None:
+    """Whatever the definition has then, the record says the same as soon as anybody looks."""
+    vm = idle(start=False, max_vcpus=2, nics=[{"user": True}])
+    mac = vm.nics.list()[0].mac
+    words = (vm.name, verb, *([mac] if verb == "link" else []))
+    status, said = _change_and_die(private_host, 0, *words)
+    assert status == 0
+    points = int(said)
+    outcomes = set()
+    for at in range(points // 2 - 1, points, 2):
+        vm.set_vcpus(1)
+        vm.set_memory("32MiB")
+        vm.disks.set_limits("vda", None)
+        vm.nics.set_link(mac, up=True)
+        assert _change_and_die(private_host, at, *words)[0] == -signal.SIGKILL
+        host.gc()
+        _consistent(host, vm)
+        record = vm._domain.record()
+        assert record is not None
+        spec = spec_of(record)
+        (disk,), (nic,) = vm.disks.list(), vm.nics.list()
+        limits = spec.disks[0].iotune
+        assert disk.limits == ({} if limits is None else limits.given())
+        assert nic.link == spec.nics[0].link
+        outcomes.add((spec.vcpus, int(spec.memory), nic.link, bool(limits)))
+    assert len(outcomes) == 2
 
 
 def test_what_a_killed_client_left_does_not_keep_the_next_one_from_work(

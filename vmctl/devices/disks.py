@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vmctl.changes import changing
+from vmctl.changes import carry_out, changing
 from vmctl.devices.disk_attaching import attach_disk, why_not_attached_live
 from vmctl.devices.disk_detaching import DETACH_SECONDS, detach_disk, why_not_detached_live
 from vmctl.devices.disk_list import AttachedDisk, find_disk, list_disks
@@ -13,6 +13,7 @@ from vmctl.errors import ConflictError, UnsupportedError, WrongStateError
 from vmctl.hypervisor import hotplug, tuning
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.hotplug import Scope
+from vmctl.hypervisor.metadata import Pending
 from vmctl.hypervisor.volumes import at_path
 from vmctl.progress import ProgressCallback
 from vmctl.render.templates import Templates
@@ -94,18 +95,22 @@ def limit_disk(
                 hint=f"see its disks: `vmctl disk list {domain.name}`",
             )
         scope = hotplug.scope_of(domain, next_start=next_start)
-        tuning.set_io_limits(
-            domain,
-            target,
-            {} if limits is None else limits.given(),
-            Scope(now=scope.now and disk.now),
-        )
+        wanted = {} if limits is None else limits.given()
         disks = tuple(
             entry.model_copy(update={"iotune": limits}) if entry.target == target else entry
             for entry in spec.disks
         )
         changed = spec.model_copy(update={"disks": disks})
-        domain.update_record(spec=recorded(changed, record))
+
+        def act() -> None:
+            tuning.set_io_limits(domain, target, wanted, Scope(now=scope.now and disk.now))
+
+        tune = f"devices/disk[target/@dev='{target}']/iotune"
+        proof = (
+            " and ".join(f"{tune}/{name}='{value}'" for name, value in wanted.items())
+            or f"not({tune})"
+        )
+        carry_out(domain, Pending.of_value(recorded(changed, record), proof), act)
     return find_disk(domain, target)
 
 

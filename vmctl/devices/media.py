@@ -266,9 +266,13 @@ def eject(
         if not drive.source and not (scope.now and drive.now):
             return drive
         spec = recorded(_with_medium(spec_of(record), target, None, None), record)
+        proof = f"not(devices/disk[target/@dev='{target}']/source)"
         with Reporter(domain.name, progress).phase("eject"):
-            _change(domain, target, None, scope, force=force)
-        domain.update_record(spec=spec)
+            carry_out(
+                domain,
+                Pending.of_value(spec, proof),
+                lambda: _change(domain, target, None, scope, force=force),
+            )
         old = _own_medium(domain, record, drive.source)
         if old is not None:
             _drop(domain, old)

@@ -14,12 +14,13 @@ from typing import Literal
 
 from lxml import etree
 
-from vmctl.changes import changing
+from vmctl.changes import carry_out, changing
 from vmctl.devices.machine import not_live, port_problem, recorded, spec_of
 from vmctl.errors import ConflictError, ResourceError, UsageError, VmctlError, WaitTimeoutError
 from vmctl.hypervisor import hotplug, tuning
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.hotplug import Scope
+from vmctl.hypervisor.metadata import Pending
 from vmctl.hypervisor.tuning import MemoryUse
 from vmctl.progress import being_undone
 from vmctl.render.attached import MemoryDevice, render_memory
@@ -183,10 +184,15 @@ def set_memory(
             problem = why_not_live(domain, size)
             if problem is not None:
                 raise not_live(problem)
-            chosen = model or ("virtio-mem" if "virtio-mem" in facts.features else "dimm")
-            _Change(domain, templates, timeout).to(size, chosen)
-        _change_later(domain, size)
-        domain.update_record(spec=recorded(changed, record))
+
+        def act() -> None:
+            if scope.now:
+                chosen = model or ("virtio-mem" if "virtio-mem" in facts.features else "dimm")
+                _Change(domain, templates, timeout).to(size, chosen)
+            _change_later(domain, size)
+
+        proof = f"memory='{size >> 10}' and currentMemory='{size >> 10}'"
+        carry_out(domain, Pending.of_value(recorded(changed, record), proof), act)
     return memory_of(domain)
 
 

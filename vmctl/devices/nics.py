@@ -240,20 +240,28 @@ def set_link(domain: Domain, mac: str, *, up: bool, next_start: bool = False) ->
     with changing(domain) as record:
         nic = _find(domain, mac)
         scope = hotplug.scope_of(domain, next_start=next_start)
-        for later in (False, True):
-            node = _nodes(domain, later=later).get(nic.mac)
-            if node is None or not (later or scope.now):
-                continue
-            hotplug.update(
-                domain,
-                _with_link(node, state),
-                Scope(now=not later, later=later),
-                what=f"the NIC {nic.mac}",
-            )
-        domain.update_record(
-            spec=recorded(_changed(spec_of(record), domain, nic.mac, link=state), record)
-        )
+        changed = _changed(spec_of(record), domain, nic.mac, link=state)
+
+        def act() -> None:
+            for later in (False, True):
+                node = _nodes(domain, later=later).get(nic.mac)
+                if node is None or not (later or scope.now):
+                    continue
+                hotplug.update(
+                    domain,
+                    _with_link(node, state),
+                    Scope(now=not later, later=later),
+                    what=f"the NIC {nic.mac}",
+                )
+
+        down = f"{_in_xpath(nic.mac)}/link[@state='down']"
+        proof = f"not({down})" if up else f"boolean({down})"
+        carry_out(domain, Pending.of_value(recorded(changed, record), proof), act)
     return _find(domain, mac)
+
+
+def _in_xpath(mac: str) -> str:
+    return f"devices/interface[mac/@address='{mac}']"
 
 
 def _with_link(node: etree._Element, state: LinkState) -> str:
@@ -294,10 +302,19 @@ def limit_nic(
             )
         scope = hotplug.scope_of(domain, next_start=next_start)
         rates = {} if bandwidth is None else bandwidth.model_dump(exclude_none=True)
-        if nic.type != "user":
-            tuning.set_bandwidth(domain, nic.mac, rates, Scope(now=scope.now and nic.now))
         changed = _changed(spec_of(record), domain, nic.mac, bandwidth=bandwidth)
-        domain.update_record(spec=recorded(changed, record))
+
+        def act() -> None:
+            if nic.type != "user":
+                tuning.set_bandwidth(domain, nic.mac, rates, Scope(now=scope.now and nic.now))
+
+        given = [
+            f"{_in_xpath(nic.mac)}/bandwidth/{way}/@{name}='{value}'"
+            for way, values in rates.items()
+            for name, value in values.items()
+        ]
+        proof = " and ".join(given) or f"not({_in_xpath(nic.mac)}/bandwidth)"
+        carry_out(domain, Pending.of_value(recorded(changed, record), proof), act)
     return _find(domain, mac)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from vmctl.changes import changing
+from vmctl.changes import carry_out, changing
 from vmctl.devices.machine import not_live, recorded, spec_of
 from vmctl.errors import (
     GuestUnreachableError,
@@ -19,6 +19,7 @@ from vmctl.errors import (
 from vmctl.hypervisor import hotplug, tuning
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.hotplug import Scope
+from vmctl.hypervisor.metadata import Pending
 
 __all__ = ["Processors", "processors_of", "set_vcpus", "why_not_live"]
 
@@ -131,9 +132,14 @@ def set_vcpus(
             problem = why_not_live(domain, count)
             if problem is not None:
                 raise not_live(problem)
-            _change_now(domain, count, timeout=timeout)
-        _change_later(domain, count)
-        domain.update_record(spec=recorded(changed, record))
+
+        def act() -> None:
+            if scope.now:
+                _change_now(domain, count, timeout=timeout)
+            _change_later(domain, count)
+
+        proof = f"vcpu[@current='{count}'] or vcpu[not(@current)]='{count}'"
+        carry_out(domain, Pending.of_value(recorded(changed, record), proof), act)
     return processors_of(domain)
 
 

@@ -109,6 +109,8 @@ class Pending:
         base: Pool and name of the image that comes under that volume.
         gone: The volume that is not the machine's any more once the change is made.
         deletes: Whether that one is deleted then.
+        proof: An XPath that is true of the definition when the change is made, where that is none
+            of a device that came or went; empty otherwise.
     """
 
     device: str
@@ -118,6 +120,12 @@ class Pending:
     base: tuple[str, str] | None = None
     gone: OwnedVolume | None = None
     deletes: bool = False
+    proof: str = ""
+
+    @classmethod
+    def of_value(cls, spec: dict[str, Any], proof: str) -> Pending:
+        """Return the change of a value, by which nothing comes or goes."""
+        return cls(device="", present=True, spec=spec, proof=proof)
 
 
 @dataclass(frozen=True, kw_only=True)
