@@ -12,7 +12,7 @@ from vmctl.guest.layouts import keys_for
 from vmctl.guest.pixmap import as_png
 from vmctl.guest.reach import Reach
 from vmctl.guest.relay import Relay
-from vmctl.hypervisor.displays import Display, read_displays, write_password
+from vmctl.hypervisor.displays import Display, read_displays, remove_password, write_password
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.screens import press_keys, take_screenshot
@@ -132,6 +132,23 @@ class Screen:
                 )
             until = datetime.now(UTC) + timedelta(seconds=valid_for)
         write_password(self._domain, kind, password, valid_until=until)
+
+    def remove_password(self, *, type: str | None = None) -> None:  # noqa: A002 - as above
+        """Let a display ask for no password from the machine's next start on.
+
+        While the machine runs, its display goes on asking for the one that it has: QEMU can't
+        change that. Whoever reaches its address sees the screen then, and types on it.
+
+        Args:
+            type: ``vnc`` or ``spice``; None for the only one that the machine has.
+
+        Raises:
+            NotFoundError: The machine has no such display.
+            UsageError: It has both.
+            ConflictError: vmctl did not make it.
+        """
+        self._record()
+        remove_password(self._domain, self._kind(type))
 
     def _kind(self, wanted: str | None) -> GraphicsType:
         present = [display.type for display in self.displays()]

@@ -336,6 +336,10 @@ def test_the_password_of_a_display_outlasts_every_change(
         vm.set_vcpus(3)
         assert password() == "a<&'b\""
         assert vm.screen.displays()[0].password
+        vm.screen.remove_password()
+        assert (password(), vm.screen.displays()[0].password) == ("", False)
+        with pytest.raises(vmctl.NotFoundError):
+            vm.screen.remove_password(type="spice")
     finally:
         vm.delete()
 

@@ -22,6 +22,7 @@ __all__ = ["display"]
 @click.argument("name", metavar="NAME", shell_complete=machine_names)
 @click.option("--type", "kind", metavar="TYPE", help="Which one: vnc or spice.")
 @click.option("--set-password", is_flag=True, help="Read a password from stdin, and set it.")
+@click.option("--remove-password", is_flag=True, help="Ask for none from the next start on.")
 @click.option(
     "--valid-for",
     type=click.FloatRange(min=0, min_open=True),
@@ -41,23 +42,31 @@ def display(
     name: str,
     kind: str | None,
     set_password: bool,
+    remove_password: bool,
     valid_for: float | None,
     forward: int | None,
 ) -> None:
     """Print where the displays of NAME are, as URIs; set a password, or make a way to one."""
     if valid_for is not None and not set_password:
         raise click.UsageError("--valid-for needs --set-password", click.get_current_context())
+    if set_password and remove_password:
+        raise click.UsageError(
+            "--set-password or --remove-password, not both", click.get_current_context()
+        )
     if forward is not None and not app.wants_table:
         raise click.UsageError("--forward prints a URI, and no data", click.get_current_context())
     with app.machine(name) as machine:
         if set_password:
             machine.screen.set_password(_password(), type=kind, valid_for=valid_for)
             app.note(f"{machine.name}: the password is set")
+        if remove_password:
+            machine.screen.remove_password(type=kind)
+            app.note(f"{machine.name}: from its next start on the display asks for no password")
         if forward is not None:
             _forward(app, machine, forward, kind)
             return
         found = [entry for entry in machine.screen.displays() if kind in {None, entry.type}]
-    if set_password and app.wants_table:
+    if (set_password or remove_password) and app.wants_table:
         return
     app.show(found, lambda: _print(app, name, [entry.uri for entry in found if entry.uri]))
 

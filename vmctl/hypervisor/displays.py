@@ -9,10 +9,11 @@ import libvirt
 from lxml import etree
 
 from vmctl.errors import NotFoundError, WrongStateError
+from vmctl.hypervisor import hotplug
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.errors import calling, is_code
 
-__all__ = ["Display", "read_displays", "write_password"]
+__all__ = ["Display", "read_displays", "remove_password", "write_password"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +104,7 @@ def write_password(
         WrongStateError: It runs with a server that asks for none, which can't be changed.
     """
     root, _secure = _read(domain)
-    node = root.find(f"devices/graphics[@type='{kind}']")
-    if node is None:
-        raise NotFoundError(
-            f"'{domain.name}' has no {kind} display",
-            hint="a machine has one when its spec says so: `graphics: [vnc]`",
-        )
+    node = _server(domain, root, kind)
     state = domain.state()
     if domain.is_active() and not node.get("passwd"):
         raise WrongStateError(
@@ -123,3 +119,33 @@ def write_password(
         utc = valid_until.astimezone(UTC)
         node.set("passwdValidTo", utc.strftime("%Y-%m-%dT%H:%M:%S"))
     domain.update_device(etree.tostring(node, encoding="unicode"))
+
+
+def _server(domain: Domain, root: etree._Element, kind: str) -> etree._Element:
+    node = root.find(f"devices/graphics[@type='{kind}']")
+    if node is None:
+        raise NotFoundError(
+            f"'{domain.name}' has no {kind} display",
+            hint="a machine has one when its spec says so: `graphics: [vnc]`",
+        )
+    return node
+
+
+def remove_password(domain: Domain, kind: str) -> None:
+    """Let a graphics server ask for no password from the machine's next start on.
+
+    Args:
+        domain: The machine; while it runs, its server goes on asking for the one that it has.
+        kind: ``vnc`` or ``spice``.
+
+    Raises:
+        NotFoundError: The machine has no such server.
+    """
+
+    def change(root: etree._Element) -> etree._Element:
+        node = _server(domain, root, kind)
+        for name in ("passwd", "passwdValidTo"):
+            node.attrib.pop(name, "")
+        return root
+
+    hotplug.redefine(domain, change)
