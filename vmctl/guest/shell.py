@@ -206,7 +206,7 @@ def pass_through(
         raise WaitTimeoutError(
             f"the command {command!r} did not end within {timeout:g} s",
             phase="command",
-            hint="give it more time, or look at what it waits for",
+            hint="it may run on in the guest; give it more time, or look at what it waits for",
         ) from error
     finally:
         channel.close()

@@ -253,7 +253,7 @@ def run_in(
         raise WaitTimeoutError(
             f"the command {named!r} in '{machine}' did not end within {timeout:g} s",
             phase="command",
-            hint="give it more time, or look at what it waits for",
+            hint="it may run on in the guest; give it more time, or look at what it waits for",
         ) from error
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise GuestUnreachableError(
