@@ -199,6 +199,25 @@ def test_a_machine_without_a_free_port_says_so(idle: MakeIdle) -> None:
     assert vm.disks.attach(DiskSpec(size="1MiB"), next_start=True).later
 
 
+def test_a_plan_says_which_devices_find_no_port_any_more(host: vmctl.Host, idle: MakeIdle) -> None:
+    vm = idle()
+    small = {"size": "1MiB"}
+    wanted = spec_of(vm._domain.record()).replace(  # type: ignore[arg-type]  # it has one
+        disks=[small] * 10, nics=[]
+    )
+    plan = vm.compare(wanted)
+    when = [entry.when.value for entry in plan.differences]
+    assert when == ["live"] * 8 + ["next start"]
+    assert "no PCI Express port left" in plan.differences[-1].why
+    done = vm.apply(wanted, plan=plan)
+    assert (len(done.made), done.waiting) == (9, ("disks.vdj",))
+    assert sum(disk.now for disk in vm.disks.list()) == 9
+    assert vm.compare(wanted).differences == ()
+    vm.stop(force=True, timeout=0)
+    vm.start()
+    _consistent(host, vm)
+
+
 def test_a_guest_that_does_not_answer_keeps_its_disk(
     private_host: private.PrivateHost, host: vmctl.Host, idle: MakeIdle
 ) -> None:

@@ -12,7 +12,16 @@ from vmctl.hypervisor.metadata import Record
 from vmctl.spec import BootDevice, VMSpec
 from vmctl.spec.drives import Drive, DriveKind, place_drives
 
-__all__ = ["drives_of", "not_live", "pinned", "port_problem", "recorded", "spec_of", "with_drives"]
+__all__ = [
+    "drives_of",
+    "no_port",
+    "not_live",
+    "pinned",
+    "port_problem",
+    "recorded",
+    "spec_of",
+    "with_drives",
+]
 
 
 def spec_of(record: Record) -> VMSpec:
@@ -78,6 +87,9 @@ def not_live(problem: str) -> UnsupportedError:
 
 def port_problem(name: str, root: etree._Element) -> str | None:
     """Say that a running machine has no PCI Express port left, where it needs one."""
-    if hotplug.free_ports(root) == 0:
-        return f"'{name}' has no PCI Express port left to plug a device into while it runs"
-    return None
+    return no_port(name) if hotplug.free_ports(root) == 0 else None
+
+
+def no_port(name: str) -> str:
+    """Return the sentence for a machine without a port left."""
+    return f"'{name}' has no PCI Express port left to plug a device into while it runs"

@@ -62,7 +62,7 @@ class Intent:
         return plan_change(
             spec,
             machine,
-            why_not_live=self._verbs.why_not_live,
+            why_not_live=self._verbs.looking(machine.running),
             size_of=self._verbs.size_of,
         )
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lxml import etree
+
 from vmctl.devices import disks, media, memory, nics, processors
+from vmctl.devices.machine import no_port
+from vmctl.hypervisor import hotplug
 from vmctl.hypervisor.domains import Domain
 from vmctl.intent.differences import Action, Difference
 from vmctl.intent.rules import When
@@ -30,6 +35,21 @@ def is_by_verb(difference: Difference) -> bool:
     return path.startswith(("disks.", "nics."))
 
 
+def _ports(difference: Difference, root: etree._Element) -> int:
+    """Return how many ports a difference takes in the running machine, or gives back (below 0)."""
+    if difference.path == "memory":
+        plugged = hotplug.device_nodes(root, "memory")
+        base = int(root.findtext("memory") or 0) << 10
+        return int(not plugged and Size(difference.after) > base)
+    if difference.action is Action.CHANGE:
+        return 0
+    added = difference.action is Action.ADD
+    kind = difference.path.partition(".")[0]
+    device = difference.after if added else difference.before
+    takes = kind == "nics" or (kind == "disks" and device["bus"] == DiskBus.VIRTIO)
+    return (1 if added else -1) if takes else 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verbs:
     """The verbs of one machine's devices.
@@ -47,6 +67,31 @@ class Verbs:
     facts: HostFacts
     templates: Templates | None
     progress: ProgressCallback | None = None
+
+    def looking(self, running: str | None) -> Callable[[Difference], str | None]:
+        """Return `why_not_live` for the differences of one plan, in the order they are made in.
+
+        Each is asked about as if those before it were made: they take ports, and give them back.
+
+        Args:
+            running: The running machine's XML; None where it is off.
+        """
+        if running is None:
+            return self.why_not_live
+        root = etree.fromstring(running)
+        free = hotplug.free_ports(root)
+        taken = 0
+
+        def why_not(difference: Difference) -> str | None:
+            nonlocal taken
+            problem = self.why_not_live(difference)
+            ports = _ports(difference, root) if free is not None and problem is None else 0
+            if ports > 0 and free is not None and taken + ports > free:
+                return no_port(self.domain.name)
+            taken += ports
+            return problem
+
+        return why_not
 
     def why_not_live(self, difference: Difference) -> str | None:
         """Return why the running machine can't have a difference; None if it can, or may."""

@@ -115,7 +115,7 @@ def plan_change(
     recorded = recorded_spec(machine)
     spec = _wanted_spec(wanted, recorded, machine)
     measured = _measured(recorded, spec, size_of)
-    found = [_in_time(entry, machine, why_not_live) for entry in compare(spec, measured)]
+    found = _in_time(compare(spec, measured), recorded, machine, why_not_live)
     hidden = _hidden(wanted, machine)
     if hidden is not None and not any(entry.path.startswith("cloud_init") for entry in found):
         found.append(hidden)
@@ -196,13 +196,27 @@ def _hidden(wanted: VMSpec, machine: Machine) -> Difference | None:
 
 
 def _in_time(
-    entry: Difference, machine: Machine, why_not_live: Callable[[Difference], str | None]
-) -> Difference:
-    """Return the difference with what its machine's state makes of it."""
-    if entry.when is not When.LIVE or is_any_time(entry):
-        return entry
-    why = "the machine is off" if machine.running is None else why_not_live(entry)
-    return entry if why is None else replace(entry, when=When.NEXT_START, why=why)
+    found: Sequence[Difference],
+    recorded: VMSpec,
+    machine: Machine,
+    why_not_live: Callable[[Difference], str | None],
+) -> list[Difference]:
+    """Return the differences with what their machine and its state make of them."""
+    root = next((f"disks.{disk.target}" for disk in pinned(recorded).disks), "")
+
+    def timed(entry: Difference) -> Difference:
+        if entry.path == root and entry.action is Action.REMOVE:
+            why = f"it is the root disk: `vmctl disk detach --force {machine.name}` takes it away"
+            return replace(entry, when=When.ANEW, why=why)
+        if entry.when is not When.LIVE or is_any_time(entry):
+            return entry
+        problem = "the machine is off" if machine.running is None else why_not_live(entry)
+        return entry if problem is None else replace(entry, when=When.NEXT_START, why=problem)
+
+    # What goes makes room for what comes, here as when it is done.
+    order = sorted(found, key=lambda entry: entry.action is not Action.REMOVE)
+    made = {entry.path: timed(entry) for entry in order}
+    return [made[entry.path] for entry in found]
 
 
 def is_any_time(entry: Difference) -> bool:

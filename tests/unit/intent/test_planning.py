@@ -345,3 +345,11 @@ def test_a_size_that_is_not_written_is_no_difference() -> None:
     grown = {**fields, "disks": [{"size": "9GiB"}, {"size": "1GiB"}]}
     assert changes(plan_of(grown, fields)) == {}
     assert changes(plan_of(fields, grown))["disks.vda.size"][:3] == ("change", None, "9GiB")
+
+
+def test_the_root_disk_is_not_taken_away_by_a_spec() -> None:
+    before = {"disks": [{"size": "5GiB"}, {"size": "1GiB", "serial": "data"}]}
+    plan = plan_of(before, {"disks": [{"size": "1GiB", "serial": "data"}]})
+    (entry,) = [one for one in plan.differences if one.path == "disks.vda"]
+    assert (entry.action, entry.when) == (Action.REMOVE, When.ANEW)
+    assert "vmctl disk detach --force" in entry.why
