@@ -18,7 +18,10 @@ from vmctl.hypervisor.usage import Usage, read_usage
 from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts, list_volumes
 from vmctl.imaging.digests import cache_folder
 
-__all__ = ["broken_images"]
+__all__ = ["MANY_LAYERS", "broken_images", "long_chains"]
+
+MANY_LAYERS = 30
+"""Of more layers than that a disk is slow to open, and each of them takes memory of QEMU's."""
 
 _WINDOW = 16 << 20
 
@@ -38,6 +41,34 @@ def broken_images(connection: Connection) -> list[str]:
             found += _changed(pool, volumes, usage)
             found += _lost(pool, volumes)
     return found
+
+
+def long_chains(connection: Connection) -> list[str]:
+    """Return a sentence for each disk that is made of very many files."""
+    below: dict[str, str] = {}
+    for facts in list_pools(connection):
+        if facts.state == "running":
+            below |= {entry.path: entry.backing for entry in list_volumes(connection, facts.name)}
+    found = []
+    for listed in list_domains(connection):
+        # It may go away meanwhile.
+        with suppress(NotFoundError):
+            for disk in listed.domain.disks():
+                count = _layers(disk.path, below)
+                if count > MANY_LAYERS:
+                    found.append(
+                        f"the disk '{disk.target}' of '{listed.domain.name}' is made of "
+                        f"{count} layers"
+                    )
+    return found
+
+
+def _layers(path: str, below: dict[str, str]) -> int:
+    seen: set[str] = set()
+    while path and path not in seen:
+        seen.add(path)
+        path = below.get(path, "")
+    return len(seen)
 
 
 def _lost(pool: Pool, volumes: list[VolumeFacts]) -> list[str]:

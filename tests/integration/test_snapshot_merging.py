@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 import vmctl
+from vmctl import integrity
 from vmctl.hypervisor import blockjobs, private
 from vmctl.hypervisor.snapshots import details_of
 from vmctl.render.volume import render_volume
+from vmctl.snapshotting import planning
 
 from .conftest import pool_volumes
 from .test_external_snapshots import consistent, in_tree, read, write
@@ -154,6 +156,33 @@ def test_what_is_refused(host: vmctl.Host, idle: vmctl.VM) -> None:
     finally:
         volume.delete()
     vm.snapshots.delete("base")
+    consistent(host, vm)
+
+
+def test_many_layers_are_seen_and_too_many_are_refused(
+    host: vmctl.Host, idle: vmctl.VM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = idle
+    vm.stop(force=True, timeout=0)
+    for name in ("a", "b"):
+        vm.snapshots.create(name)
+    monkeypatch.setattr(integrity, "MANY_LAYERS", 2)
+    connection = vm._domain.connection
+    assert integrity.long_chains(connection) == [
+        f"the disk '{target}' of 'idle' is made of 3 layers" for target in ("vda", "vdb")
+    ]
+    monkeypatch.setattr(planning, "_MOST_LAYERS", 3)
+    with pytest.raises(vmctl.ConflictError, match="'vda' of 'idle' is made of 3 layers") as caught:
+        vm.snapshots.create("c")
+    assert "vmctl snapshot prune idle" in caught.value.hint
+    # The rules keep the newest, and the current one whatever they say.
+    assert vm.snapshots.prune(vmctl.Retention(last=1), dry_run=True) == ("a",)
+    vm.snapshots.revert("a")
+    assert vm.snapshots.prune(vmctl.Retention(last=1)) == ()
+    vm.snapshots.revert("b")
+    assert vm.snapshots.prune(vmctl.Retention(last=1)) == ("a",)
+    assert integrity.long_chains(connection) == []
+    vm.snapshots.delete("b")
     consistent(host, vm)
 
 

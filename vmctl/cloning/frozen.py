@@ -25,7 +25,7 @@ from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.snapshots import SnapshotDetails, details_of
 from vmctl.hypervisor.volumes import at_path
 from vmctl.snapshotting.choosing import SnapshotKind
-from vmctl.snapshotting.planning import variables_name
+from vmctl.snapshotting.naming import variables_name
 from vmctl.snapshotting.reverting import refuse_lost_files
 from vmctl.snapshotting.switching import merged, record_in
 

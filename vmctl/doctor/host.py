@@ -60,6 +60,7 @@ def examine_host(address: HostAddress, pool: str) -> Iterator[Check]:
         yield from _versions_and_facts(connection, qemu=is_qemu(address))
         yield _guarded("pool", lambda: _pool(connection, pool))
         yield _guarded("images", lambda: _images(connection))
+        yield _guarded("layers", lambda: _layers(connection))
         yield _guarded("network", lambda: _network(connection))
         yield _guarded("leftovers", lambda: _leftovers(connection))
     finally:
@@ -259,6 +260,21 @@ def _images(connection: Connection) -> Check:
         status="fail",
         detail="; ".join(found),
         hint="bring the image back (`vmctl image pull` or `import`), or delete what lies on it",
+    )
+
+
+def _layers(connection: Connection) -> Check:
+    from vmctl.integrity import MANY_LAYERS, long_chains  # noqa: PLC0415 - it needs libvirt
+
+    found = long_chains(connection)
+    if not found:
+        return ok("layers", f"no disk is made of more than {MANY_LAYERS} files")
+    return Check(
+        name="layers",
+        status="warn",
+        detail="; ".join(found),
+        hint="delete snapshots that are not needed: `vmctl snapshot prune` and `delete`; "
+        "`vmctl snapshot merge` merges what a deletion has left",
     )
 
 

@@ -21,7 +21,7 @@ from vmctl.hypervisor.metadata import OwnedVolume, Record, Role
 from vmctl.hypervisor.snapshots import SnapshotDetails, list_details
 from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import StoredVolume, at_path, list_volumes
-from vmctl.snapshotting.planning import memory_name, variables_name
+from vmctl.snapshotting.naming import memory_name, variables_name
 
 __all__ = ["Heads", "look_up", "made_by_others", "owned_chain", "read_heads", "size_of", "sweep"]
 

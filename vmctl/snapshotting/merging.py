@@ -34,7 +34,7 @@ from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import ProgressCallback, Reporter, being_undone
 from vmctl.snapshotting import files
 from vmctl.snapshotting.layering import Merge, next_merge
-from vmctl.snapshotting.planning import memory_name, variables_name
+from vmctl.snapshotting.naming import memory_name, variables_name
 
 __all__ = ["delete", "merge", "settle"]
 

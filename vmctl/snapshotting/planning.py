@@ -10,6 +10,7 @@ from lxml import etree
 
 from vmctl.errors import ConflictError, NotFoundError, ResourceError, UnsupportedError
 from vmctl.hypervisor import hotplug, pools
+from vmctl.hypervisor.chains import read_chain
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.dumps import memory_of
 from vmctl.hypervisor.metadata import OwnedVolume, Record, Role
@@ -20,20 +21,21 @@ from vmctl.render.volume import render_volume
 from vmctl.snapshotting.choosing import MachineShape
 from vmctl.snapshotting.files import look_up
 from vmctl.snapshotting.looking import drive_targets
+from vmctl.snapshotting.naming import memory_name, variables_name
 
 __all__ = [
     "Overlay",
     "SnapshotPlan",
     "VariablesCopy",
-    "memory_name",
     "plan_overlay",
     "plan_snapshot",
     "plan_variables",
-    "variables_name",
 ]
 
 # The devices' state, and the image's own tables.
 _BESIDE_MEMORY = 64 << 20
+# A chain gets slow long before QEMU gives up on it, and what is merged needs some room.
+_MOST_LAYERS = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,16 +135,6 @@ class SnapshotPlan:
         )
 
 
-def memory_name(domain: Domain, snapshot: str) -> str:
-    """Return the name of the volume with a snapshot's memory; a renamed machine keeps it."""
-    return f"{domain.uuid}.{snapshot}.memory"
-
-
-def variables_name(domain: Domain, snapshot: str) -> str:
-    """Return the name of the volume with UEFI's variables as a snapshot has them."""
-    return f"{domain.uuid}.{snapshot}.nvram"
-
-
 def plan_snapshot(
     domain: Domain, record: Record, shape: MachineShape, *, name: str, memory: bool
 ) -> SnapshotPlan:
@@ -156,11 +148,12 @@ def plan_snapshot(
         memory: Whether its memory is in it.
 
     Raises:
-        ConflictError: A disk comes or goes at the next start.
+        ConflictError: A disk comes or goes at the next start, or is made of too many layers.
         UnsupportedError: A disk, or the memory, has no place in any pool of files.
         ResourceError: There is no room for the memory.
     """
     _refuse_disks_in_waiting(domain)
+    _refuse_long_chains(domain, shape)
     root = hotplug.definition(domain, later=not shape.active)
     pool = _pool_of_files(domain, record)
     overlays = tuple(
@@ -187,6 +180,18 @@ def _refuse_disks_in_waiting(domain: Domain) -> None:
             f"the disk '{target}' of '{domain.name}' comes, goes or changes at its next start",
             hint="restart it first, or stop it: then all of its disks are in the snapshot",
         )
+
+
+def _refuse_long_chains(domain: Domain, shape: MachineShape) -> None:
+    for disk in domain.disks():
+        if disk.target not in {entry.target for entry in shape.disks}:
+            continue
+        layers = len(read_chain(domain.connection, disk.path, disk.format))
+        if layers >= _MOST_LAYERS:
+            raise ConflictError(
+                f"the disk '{disk.target}' of '{domain.name}' is made of {layers} layers already",
+                hint=f"delete snapshots first: `vmctl snapshot prune {domain.name}`",
+            )
 
 
 def _disks(root: etree._Element) -> Iterator[tuple[str, str]]:

@@ -34,7 +34,8 @@ from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import being_undone
 from vmctl.snapshotting.choosing import SnapshotKind
 from vmctl.snapshotting.files import look_up, owned_chain, sweep
-from vmctl.snapshotting.planning import Overlay, VariablesCopy, plan_overlay, variables_name
+from vmctl.snapshotting.naming import variables_name
+from vmctl.snapshotting.planning import Overlay, VariablesCopy, plan_overlay
 from vmctl.snapshotting.switching import (
     merged,
     record_in,
