@@ -303,6 +303,10 @@ def test_a_saved_machine_keeps_the_devices_that_its_memory_knows(
             change()
         assert "discard-saved" in caught.value.hint
     assert (vm.xml(inactive=True), vm._domain.record()) == before
+    (difference,) = vm.compare({"memory": "1GiB"}).differences
+    assert "has a saved state" in difference.why
+    shown = command_line(host, "set", vm.name, "memory=1GiB", "--dry-run")
+    assert "has a saved state" in shown.stderr
     vm.apply(vm.with_values({"labels.a": "b"}))
     assert vm.start().how == "restored"
     assert until_agent(vm) == boot

@@ -115,6 +115,8 @@ def _change(
 ) -> None:
     plan = machine.compare(wanted)
     _warn(app, plan)
+    if machine.saved and plan.differences:
+        app.warn(f"{machine.name} has a saved state: its devices are not changed before it went on")
     left = _left_out(plan, live_only=live_only, skip_anew=skip_anew)
     data: dict[str, Any] = {**plan.as_dict(), "made": (), "waiting": (), "left": left}
     if app.wants_table and plan.differences:

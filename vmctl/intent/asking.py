@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vmctl.hypervisor import saves
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.snapshots import list_details
@@ -52,6 +53,7 @@ class Intent:
             overlaid=frozenset(
                 disk.target for entry in list_details(self._domain) for disk in entry.disks
             ),
+            saved=saves.has_saved_state(self._domain),
         )
 
     def compare(self, wanted: VMSpec | Mapping[str, Any]) -> ChangePlan:

@@ -40,6 +40,7 @@ class Machine:
         templates: Where its XML was rendered from.
         overlaid: The targets of disks that an external snapshot has frozen: they go on in qcow2
             files, whatever they are made of.
+        saved: Whether its next start goes on from a saved state.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Machine:
     facts: HostFacts
     templates: Templates | None = None
     overlaid: frozenset[str] = frozenset()
+    saved: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,13 +212,19 @@ def _in_time(
             return replace(entry, when=When.ANEW, why=why)
         if entry.when is not When.LIVE or is_any_time(entry):
             return entry
-        problem = "the machine is off" if machine.running is None else why_not_live(entry)
+        problem = _why_off(machine) if machine.running is None else why_not_live(entry)
         return entry if problem is None else replace(entry, when=When.NEXT_START, why=problem)
 
     # What goes makes room for what comes, here as when it is done.
     order = sorted(found, key=lambda entry: entry.action is not Action.REMOVE)
     made = {entry.path: timed(entry) for entry in order}
     return [made[entry.path] for entry in found]
+
+
+def _why_off(machine: Machine) -> str:
+    if machine.saved:
+        return "the machine has a saved state: it is not changed before it went on"
+    return "the machine is off"
 
 
 def is_any_time(entry: Difference) -> bool:
