@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from vmctl import detours
 from vmctl.agent import GuestAgent
-from vmctl.errors import NotFoundError, RollbackError, VmctlError
+from vmctl.errors import ConflictError, NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import backups, names, uploads
 from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.connection import outlasting
@@ -30,6 +30,7 @@ __all__ = [
     "Traces",
     "end_job",
     "passing",
+    "refuse_tracking_of_others",
     "settle",
     "settle_note",
     "stop_tracking",
@@ -189,6 +190,21 @@ def settle_note(note: uploads.Note) -> None:
             backups.forget_checkpoint(domain, traces.checkpoint)
     note.volume.delete()
     uploads.unmark(note.volume, kind=KIND)
+
+
+def refuse_tracking_of_others(domain: Domain) -> None:
+    """Refuse what can't be done while a disk keeps track of changes for another program.
+
+    Raises:
+        ConflictError: One does.
+    """
+    for name in backups.checkpoints(domain):
+        if OWN_CHECKPOINT.fullmatch(name) is None:
+            raise ConflictError(
+                f"another program keeps track of what changes on the disks of '{domain.name}', "
+                f"by the checkpoint '{name[:80]}'",
+                hint=f"delete it first: `virsh checkpoint-delete {domain.name} {name[:80]}`",
+            )
 
 
 def stop_tracking(domain: Domain) -> None:

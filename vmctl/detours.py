@@ -7,6 +7,7 @@ this work is QEMU's; where the machine is off, QEMU is started for it with its p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from vmctl.changes import changing
@@ -14,7 +15,7 @@ from vmctl.errors import ConflictError
 from vmctl.hypervisor import networks
 from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.domains import Domain, State
-from vmctl.hypervisor.metadata import Phase, Record
+from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record
 
 __all__ = ["begin", "end", "refuse_work_in_progress", "wake"]
 
@@ -33,7 +34,13 @@ def refuse_work_in_progress(domain: Domain, record: Record) -> None:
 
 
 def begin(
-    domain: Domain, phase: Phase, claim: Claim, *, wakes: bool = False, **changes: Any
+    domain: Domain,
+    phase: Phase,
+    claim: Claim,
+    *,
+    wakes: bool = False,
+    makes: Iterable[OwnedVolume] = (),
+    **changes: Any,
 ) -> bool:
     """Record that a machine goes through a phase, when nobody changes its devices.
 
@@ -42,6 +49,7 @@ def begin(
         phase: Which.
         claim: Who is at work.
         wakes: Whether that needs QEMU.
+        makes: Volumes that are going to be made for it, and are the machine's.
         changes: What else is another in its record from now on.
 
     Returns:
@@ -52,7 +60,15 @@ def begin(
     """
     with changing(domain) as record:
         woken = wakes and not domain.is_active()
-        domain.update_record(phase=phase, before=record.phase, woken=woken, claim=claim, **changes)
+        volumes = tuple(dict.fromkeys((*record.volumes, *makes)))
+        domain.update_record(
+            phase=phase,
+            before=record.phase,
+            woken=woken,
+            claim=claim,
+            volumes=volumes,
+            **changes,
+        )
         # In a pool that is full nobody is kept out: then it is left to whoever recorded it later.
         if (domain.record() or record).claim != claim:
             raise ConflictError(

@@ -100,8 +100,11 @@ class Snapshots:
             agent_answers=lambda: self._agent_answers(record),
         )
         self._refuse_jobs()
+        untracked = choice.kind is SnapshotKind.INTERNAL or not shape.active
+        if untracked:
+            backup_traces.refuse_tracking_of_others(self._domain)
         with Reporter(self._domain.name, progress).phase("snapshot") as phase:
-            if choice.kind is SnapshotKind.INTERNAL or not self._domain.is_active():
+            if untracked:
                 backup_traces.stop_tracking(self._domain)
                 record = self._record()
             if choice.kind is SnapshotKind.INTERNAL:
@@ -205,14 +208,15 @@ class Snapshots:
             record = self._record()
         self._forget_connection()
         with Reporter(self._domain.name, progress).phase("revert") as phase:
-            if details.facts.kind == SnapshotKind.INTERNAL:
-                backup_traces.stop_tracking(self._domain)
-                record = self._record()
+            # The files that the disks go on in know nothing of what was tracked.
+            backup_traces.stop_tracking(self._domain)
+            record = self._record()
             reverting.go_back(self._domain, record, details, phase=phase)
         self._forget_connection()
 
     def _refuse_impossible(self, details: backend.SnapshotDetails) -> None:
         self._refuse_jobs()
+        backup_traces.refuse_tracking_of_others(self._domain)
         if details.facts.kind == SnapshotKind.EXTERNAL:
             reverting.refuse_lost_files(self._domain, details)
             return

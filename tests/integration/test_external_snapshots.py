@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from lxml import etree
@@ -11,6 +12,7 @@ import vmctl
 from vmctl.errors import ConflictError, GuestUnreachableError, NotFoundError, UnsupportedError
 from vmctl.hypervisor.metadata import Role
 from vmctl.hypervisor.volumes import StoredVolume
+from vmctl.integrity import broken_images
 
 from .conftest import pool_volumes
 from .test_uefi import MOUNT, VARIABLE, WRITE
@@ -378,4 +380,37 @@ def test_disks_that_cant_be_in_a_snapshot(host: vmctl.Host, make_spec: SpecMaker
     vm.rename("odder")
     vm.snapshots.revert("disks")
     assert (vm.name, vm.info().labels) == ("odder", {})
+    vm.delete()
+
+
+def test_what_else_has_to_do_with_a_frozen_disk(host: vmctl.Host, tmp_path: Path) -> None:
+    disk = {"size": "1MiB", "format": "raw"}
+    spec = {"name": "odd", "memory": "32MiB", "nics": [], "disks": [disk, {"size": "1MiB"}]}
+    vm = host.create(vmctl.VMSpec.model_validate(spec))
+    first, second = (disk.path for disk in vm._domain.disks())
+    frozen = StoredVolume(host._connection, "default", first.rpartition("/")[2])
+    frozen.write(b"frozen" * 10)
+    vm.snapshots.create("all")
+    # Its files are not what the spec says, and that is no drift; its size is noted all the same.
+    assert vm.compare({}).drift == ()
+    vm.disks.resize("vdb", "2MiB")
+    assert vm._record().spec["disks"][1]["size"] in {"2MiB", 2 << 20}
+    assert vm.export(tmp_path / "odd", format="raw") == ()
+    assert (tmp_path / "odd" / "vda.raw").read_bytes().startswith(b"frozen" * 10)
+    # A disk that a snapshot holds can be detached, and comes back.
+    with pytest.raises(ConflictError, match="vdb is in the snapshot 'all'"):
+        vm.disks.detach("vdb", delete=True)
+    vm.disks.detach("vdb")
+    consistent(host, vm)
+    vm.snapshots.revert("all")
+    assert [disk.target for disk in vm.disks.list()] == ["vda", "vdb"]
+    assert vm.disks.list()[1].capacity == 1 << 20
+    consistent(host, vm)
+    # A file of it that is gone is told of, and nothing is begun.
+    StoredVolume(host._connection, "default", second.rpartition("/")[2]).delete()
+    assert any(second in line and "'all'" in line for line in broken_images(host._connection))
+    before = vm.xml(inactive=True)
+    with pytest.raises(vmctl.ImageError, match=f"lacks a file: {second}"):
+        vm.snapshots.revert("all")
+    assert vm.xml(inactive=True) == before
     vm.delete()

@@ -13,6 +13,7 @@ import pytest
 
 import vmctl
 from vmctl.hypervisor import private
+from vmctl.spec import DiskSpec
 
 from .test_external_snapshots import consistent
 from .test_waiting import _libvirtd_of
@@ -220,3 +221,59 @@ def test_sigkill_while_libvirt_is_at_it(
         _forget(vm, entry.name)
     assert vm.state == "running"
     assert host.gc() == []
+
+
+@pytest.fixture(scope="module")
+def plain(host: vmctl.Host) -> Iterator[vmctl.VM]:
+    """A machine with two blank qcow2 disks, and nothing in them."""
+    spec = {"name": "plain", "memory": "32MiB", "nics": [], "disks": [{"size": "1MiB"}] * 2}
+    machine = host.launch(vmctl.VMSpec.model_validate(spec), wait=False)
+    try:
+        yield machine
+    finally:
+        machine.delete()
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["off", "running"])
+def test_sigkill_at_every_step_of_a_revert_to_an_internal_snapshot(
+    private_host: private.PrivateHost, host: vmctl.Host, plain: vmctl.VM, running: bool
+) -> None:
+    vm, name = plain, f"inside-{running}"
+    if running:
+        vm.start()
+    else:
+        vm.stop(timeout=0, force=True)
+    assert vm.snapshots.create(name).kind == "internal"
+    vm.disks.attach(DiskSpec(size="1MiB"), next_start=True)
+    status, said = do_and_die(private_host, 0, vm.name, "revert", name)
+    assert status == 0
+    for at in range(1, int(said) + 1):
+        vm.disks.attach(DiskSpec(size="1MiB"), next_start=True)
+        status, what = do_and_die(private_host, at, vm.name, "revert", name)
+        assert status == -signal.SIGKILL, (at, what)
+        later = [disk.target for disk in vm.disks.list() if disk.later]
+        host.gc()
+        # What was attached since is the machine's still: nothing is forgotten, nothing half done.
+        consistent(host, vm)
+        assert vm.state == ("running" if running else "shut off"), (at, what)
+        assert later in (["vda", "vdb"], ["vda", "vdb", "vdc"]), (at, what)
+        assert host.gc() == []
+        if later[2:]:
+            vm.snapshots.revert(name)
+    vm.snapshots.delete(name)
+
+
+def test_checkpoints_of_others_are_told_of_first(host: vmctl.Host, plain: vmctl.VM) -> None:
+    vm = plain
+    vm.start()
+    vm.snapshots.create("inside")
+    raw = vm._domain.raw()
+    raw.checkpointCreateXML("<domaincheckpoint><name>theirs</name></domaincheckpoint>")
+    run = run_of(vm)
+    for call in (lambda: vm.snapshots.create("more"), lambda: vm.snapshots.revert("inside")):
+        with pytest.raises(vmctl.ConflictError, match="by the checkpoint 'theirs'"):
+            call()
+    assert run_of(vm) == run
+    raw.checkpointLookupByName("theirs").delete()
+    vm.snapshots.revert("inside")
+    vm.snapshots.delete("inside")

@@ -63,8 +63,8 @@ def take(
             domain,
             Phase.SNAPSHOTTING,
             claim,
+            makes=plan.volumes,
             work=work,
-            volumes=(*record.volumes, *plan.volumes),
         )
         try:
             _freeze_files(domain, record, plan, choice, description=description, phase=phase)

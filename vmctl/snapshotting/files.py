@@ -19,8 +19,8 @@ from vmctl.hypervisor.chains import read_chain
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import OwnedVolume, Record, Role
 from vmctl.hypervisor.snapshots import SnapshotDetails, list_details
-from vmctl.hypervisor.usage import read_usage
-from vmctl.hypervisor.volumes import StoredVolume, at_path, list_volumes
+from vmctl.hypervisor.usage import VolumeUser, read_usage
+from vmctl.hypervisor.volumes import StoredVolume, at_path
 from vmctl.snapshotting.naming import memory_name, variables_name
 
 __all__ = ["Heads", "look_up", "made_by_others", "owned_chain", "read_heads", "size_of", "sweep"]
@@ -163,30 +163,29 @@ def sweep(domain: Domain, candidates: Iterable[OwnedVolume]) -> tuple[OwnedVolum
     if not wanted:
         return ()
     places = {volume.pool: pools.open_pool(domain.connection, volume.pool) for volume in wanted}
-    on_top: dict[str, set[str]] = {}
-    for pool in places:
-        for facts in list_volumes(domain.connection, pool):
-            on_top.setdefault(facts.backing, set()).add(facts.path)
+    for place in places.values():
+        # What lies on what is seen only when libvirt looks through a pool.
+        place.refresh()
     needed = read_heads(domain).needed
     usage = read_usage(domain.connection)
     gone: dict[str, OwnedVolume] = {}
     while True:
-        free = [
-            volume
+        free = {
+            f"{volume.pool}/{volume.name}": volume
             for volume in wanted
             if volume not in gone.values()
             and (path := places[volume.pool].path_of(volume.name)) not in needed
-            and on_top.get(path, set()) <= gone.keys()
-            and not any(
-                user.kind == "machine" and user.name != domain.name
+            and all(
+                user == VolumeUser("machine", domain.name)
+                or (user.kind == "volume" and user.name in gone)
                 for user in usage.users(volume.pool, volume.name, path)
             )
-        ]
+        }
         if not free:
             return tuple(gone.values())
-        for volume in free:
+        for volume in free.values():
             StoredVolume(domain.connection, volume.pool, volume.name).delete()
-            gone[places[volume.pool].path_of(volume.name)] = volume
+        gone |= free
 
 
 def size_of(domain: Domain, record: Record, details: SnapshotDetails) -> int:

@@ -165,8 +165,8 @@ def _go_back_outside(
             domain,
             Phase.REVERTING,
             claim,
+            makes=made,
             work=work,
-            volumes=tuple(dict.fromkeys((*record.volumes, *made))),
         )
         try:
             phase.update("making the files that the disks go on in")
