@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import libvirt_qemu
 import pytest
+from lxml import etree
 
 import vmctl
 from vmctl.hypervisor import private
+from vmctl.hypervisor.domains import Domain
 from vmctl.spec import DiskSpec
 
+from .conftest import enter_host
 from .test_external_snapshots import consistent
 from .test_waiting import _libvirtd_of
 
@@ -277,3 +283,58 @@ def test_checkpoints_of_others_are_told_of_first(host: vmctl.Host, plain: vmctl.
     raw.checkpointLookupByName("theirs").delete()
     vm.snapshots.revert("inside")
     vm.snapshots.delete("inside")
+
+
+def test_qemu_went_on_in_files_that_libvirt_does_not_know(
+    private_host: private.PrivateHost,
+    host: vmctl.Host,
+    plain: vmctl.VM,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when libvirtd is killed within the milliseconds in which it takes a snapshot."""
+    vm = plain
+    vm.start()
+    before = files_of(vm)[:2]
+
+    def switch(domain: Domain, xml: str, **_more: object) -> None:
+        for disk in etree.fromstring(xml).findall("disks/disk[@snapshot='external']"):
+            target = disk.get("name", "")
+            (source,) = disk.findall("source")
+            path = source.get("file", "")
+            subprocess.run([*enter_host(private_host), "chmod", "666", path], check=True)
+            below = before[("vda", "vdb").index(target)]
+            file = {"driver": "file", "filename": path}
+            node = {"driver": "qcow2", "node-name": target, "file": file, "backing": None}
+            _ask_qemu(vm, "blockdev-add", node)
+            over = {"node": _format_node(vm, below), "overlay": target}
+            _ask_qemu(vm, "blockdev-snapshot", over)
+        raise vmctl.HostUnavailableError("gone", hint="wait")
+
+    monkeypatch.setattr("vmctl.hypervisor.snapshots.create_external", switch)
+    with pytest.raises(vmctl.HostUnavailableError):
+        vm.snapshots.create("half", memory=False)
+    monkeypatch.undo()
+    consistent(host, vm)
+    assert vm.snapshots.list() == []
+    # What the guest writes from now on is not lost when it is started next.
+    assert set(files_of(vm)[:2]).isdisjoint(before)
+    vm.stop(timeout=0, force=True)
+    vm.start()
+    consistent(host, vm)
+    assert vm.snapshots.create("whole", memory=False).kind == "external"
+    vm.snapshots.revert("whole")
+    _forget(vm, "whole")
+
+
+def _ask_qemu(vm: vmctl.VM, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    text = json.dumps({"execute": command, "arguments": arguments or {}})
+    return json.loads(libvirt_qemu.qemuMonitorCommand(vm._domain.raw(), text, 0))
+
+
+def _format_node(vm: vmctl.VM, path: str) -> str:
+    (name,) = (
+        node["node-name"]
+        for node in _ask_qemu(vm, "query-named-block-nodes")["return"]
+        if node["file"] == path and node["drv"] == "qcow2"
+    )
+    return str(name)

@@ -13,18 +13,21 @@ from contextlib import ExitStack, contextmanager
 from vmctl import detours
 from vmctl.agent import GuestAgent, thaw_for_sure
 from vmctl.errors import GuestUnreachableError
-from vmctl.hypervisor import pools, snapshots
+from vmctl.hypervisor import hotplug, pools, snapshots
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.jobs import wait_for_job
-from vmctl.hypervisor.metadata import Phase, Record, SnapshotWork
+from vmctl.hypervisor.metadata import Phase, Record, Role, SnapshotWork
+from vmctl.hypervisor.open_files import open_files
+from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import being_undone
 from vmctl.snapshotting.choosing import Choice
 from vmctl.snapshotting.files import sweep
 from vmctl.snapshotting.planning import SnapshotPlan
+from vmctl.snapshotting.switching import switched
 
 __all__ = ["settle", "take"]
 
@@ -155,6 +158,7 @@ def settle(domain: Domain) -> None:
     if snapshots.exists(domain, work.snapshot):
         _correct(domain, work)
     else:
+        _own_up(domain, work)
         gone = sweep(domain, work.made)
     for pool in {volume.pool for volume in work.made}:
         # libvirt wrote the memory beside the pool's back.
@@ -163,6 +167,33 @@ def settle(domain: Domain) -> None:
     detours.end(domain, record, work=None, volumes=kept)
     if still_frozen is not None:
         raise still_frozen
+
+
+def _own_up(domain: Domain, work: SnapshotWork) -> None:
+    """See to files that QEMU went on in when libvirtd was killed before it wrote that down.
+
+    What the guest writes since then is in them: so they become the definition's, and stay.
+    """
+    if not domain.is_active():
+        return
+    known = {disk.path for disk in domain.disks()}
+    paths = {
+        open_pool(domain.connection, volume.pool).path_of(volume.name)
+        for volume in work.made
+        if volume.role is Role.DISK
+    }
+    if paths <= known or not paths & open_files(domain):
+        return
+    # UUID.TARGET.NUMBER.qcow2, as the plan names them.
+    sources = {path.rpartition("/")[2].split(".")[1]: path for path in paths}
+    record = domain.record()
+    if record is not None:
+        hotplug.redefine(
+            domain,
+            lambda root: switched(
+                root, name=domain.name, sources=sources, variables=None, record=record
+            ),
+        )
 
 
 def _settle_if_there(domain: Domain) -> None:
