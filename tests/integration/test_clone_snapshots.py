@@ -83,14 +83,44 @@ def test_snapshots_that_no_clone_can_be_made_of(host: vmctl.Host, source: vmctl.
     assert pool_volumes(host) == before
 
 
-def test_an_internal_snapshot_is_refused(host: vmctl.Host) -> None:
-    spec = {"name": "internal", "memory": "64MiB", "nics": [], "disks": [{"size": "16MiB"}]}
+def test_an_internal_snapshot(private_host: private.PrivateHost, host: vmctl.Host) -> None:
+    disks = [{"size": "16MiB"}, {"size": "8MiB"}]
+    spec = {"name": "internal", "memory": "64MiB", "nics": [], "disks": disks}
     vm = host.create(vmctl.VMSpec.model_validate(spec))
     try:
+        empty = content(vm)
+        vm.snapshots.create("empty")
+        write(private_host, vm)
+        written = content(vm)
+        vm.start()
         vm.snapshots.create("inside")
-        with pytest.raises(vmctl.UnsupportedError, match="is an internal one"):
+        with pytest.raises(vmctl.WrongStateError, match="stop it first|is running"):
             vm.clone("internal-b", from_snapshot="inside")
-        with pytest.raises(vmctl.ConflictError, match="one kind at a time|internal"):
+        with pytest.raises(vmctl.ConflictError, match="internal"):
             vm.clone("internal-b", linked=True)
+        vm.stop(timeout=0, force=True)
+        with pytest.raises(vmctl.UnsupportedError, match="nothing can lie on that"):
+            vm.clone("internal-b", linked=True, from_snapshot="inside")
+        notes: list[str] = []
+        first = vm.clone("internal-b", from_snapshot="empty", tell=notes.append)
+        second = vm.clone("internal-c", from_snapshot="inside", tell=notes.append)
+        try:
+            assert content(first) == empty != written
+            assert content(second) == written
+            assert [first.snapshots.list(), second.snapshots.list()] == [[], []]
+            assert [entry.name for entry in vm.snapshots.list()] == ["empty", "inside"]
+            assert sum("as after a power cut" in note for note in notes) == 1
+            (disk, *_) = first._domain.disks()
+            command = ["qemu-img", "snapshot", "-l", disk.path]
+            listed = subprocess.run(
+                [*enter_host(private_host), *command], check=True, capture_output=True
+            )
+            assert listed.stdout == b""
+            assert first.info().phase == vm.info().phase
+            first.start()
+            assert first.state == "running"
+        finally:
+            first.delete()
+            second.delete()
     finally:
         vm.delete()

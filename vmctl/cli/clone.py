@@ -15,9 +15,7 @@ __all__ = ["clone"]
 @click.argument("machine", metavar="MACHINE", shell_complete=machine_names)
 @click.argument("name", metavar="NAME")
 @click.option("--linked", is_flag=True, help="Lie on the disks of a snapshot; copy nothing.")
-@click.option(
-    "--from-snapshot", metavar="SNAPSHOT", help="Make it of this external snapshot of MACHINE."
-)
+@click.option("--from-snapshot", metavar="SNAPSHOT", help="Make it of this snapshot of MACHINE.")
 @click.option(
     "--set",
     "values",

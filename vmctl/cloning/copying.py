@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from vmctl.agent import GuestAgent
+from vmctl.cloning.inside import copy_bytes, go_back_inside
 from vmctl.cloning.origin import Origin
 from vmctl.cloning.planning import ClonePlan, Copy
 from vmctl.errors import (
@@ -82,6 +83,8 @@ class Copying:
             if copy not in disks:
                 self._copy(copy)
         nvram = self._copy_running(disks) if watched is None else self._copy_still(disks, watched)
+        if self._origin.inside:
+            go_back_inside(self._clone, self._origin.inside, [copy.part.target for copy in disks])
         owned = self._plan.record.volume(Role.NVRAM)
         # Last: after each upload libvirt looks through every volume of the pool.
         if owned is not None and nvram is not None:
@@ -102,6 +105,9 @@ class Copying:
     def _copy(self, copy: Copy) -> None:
         """Let the host copy a volume that nobody writes to, or make one that lies on it."""
         self._phase.update(f"copying {copy.part.target or copy.part.suffix}")
+        if self._origin.inside and copy.part.role is Role.DISK:
+            copy_bytes(copy.part.volume, self._volume(copy.owned.name), self._phase)
+            return
         source = None if copy.linked else copy.part.volume
         self._volume(copy.owned.name).create(_xml_of(copy), source=source)
 

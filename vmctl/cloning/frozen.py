@@ -24,7 +24,6 @@ from vmctl.hypervisor.metadata import Record, Role
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.snapshots import SnapshotDetails, details_of
 from vmctl.hypervisor.volumes import at_path
-from vmctl.snapshotting.choosing import SnapshotKind
 from vmctl.snapshotting.naming import variables_name
 from vmctl.snapshotting.reverting import refuse_lost_files
 from vmctl.snapshotting.switching import merged, record_in
@@ -63,17 +62,10 @@ def look_at_snapshot(domain: Domain, record: Record, name: str) -> tuple[Origin,
 
     Raises:
         NotFoundError: There is no such snapshot.
-        UnsupportedError: It lies inside the machine's disks, or a disk of it can't be copied.
+        UnsupportedError: A disk of it can't be copied.
         ImageError: It lacks a file.
     """
     details = details_of(domain, name, secure=True)
-    if details.facts.kind != SnapshotKind.EXTERNAL:
-        raise UnsupportedError(
-            f"the snapshot '{name}' of '{domain.name}' is an internal one, "
-            "and libvirt can't read the disks as they are in it",
-            hint="revert to it, clone the machine, and revert again; or take external snapshots: "
-            "`vmctl snapshot create --kind external`",
-        )
     refuse_lost_files(domain, details)
     root = details.definition
     own = own_paths(domain.connection, record)

@@ -12,6 +12,7 @@ from typing import Any
 
 from vmctl.cloning.copying import Copying, Still
 from vmctl.cloning.frozen import look_at_snapshot
+from vmctl.cloning.inside import look_inside
 from vmctl.cloning.origin import Origin, look_at, refuse_unready
 from vmctl.cloning.planning import ClonePlan, plan_clone
 from vmctl.errors import (
@@ -27,10 +28,12 @@ from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.exports import being_exported
 from vmctl.hypervisor.metadata import Phase, Record, Role
+from vmctl.hypervisor.snapshots import details_of
 from vmctl.launch import Surroundings
 from vmctl.progress import ProgressCallback, Reporter, being_undone
 from vmctl.removal import remove_machine
 from vmctl.renaming import refuse_bad_name
+from vmctl.snapshotting.choosing import SnapshotKind
 from vmctl.transfer.source import Watched
 
 __all__ = ["Cloned", "check_name", "clone"]
@@ -104,6 +107,9 @@ def _look(
 ) -> tuple[Origin, Still | None]:
     """Look at what the clone is made of, and at what must not change meanwhile."""
     if snapshot is not None:
+        if details_of(domain, snapshot).facts.kind != SnapshotKind.EXTERNAL:
+            watched = Watched(domain, record, heard)
+            return look_inside(domain, record, snapshot), watched
         return look_at_snapshot(domain, record, snapshot)
     origin = look_at(domain, record)
     return origin, None if origin.running else Watched(domain, record, heard)

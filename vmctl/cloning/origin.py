@@ -70,6 +70,8 @@ class Origin:
         nvram_source: The path that they are read from; empty where no pool has them.
         empty_drives: Targets of the CD-ROM drives that nothing is in.
         notes: What is to be known of it.
+        inside: The internal snapshots in its disks, first the one that the clone is made of; none
+            where it is made of what the disks show.
     """
 
     domain: Domain
@@ -82,6 +84,7 @@ class Origin:
     nvram_source: str
     empty_drives: frozenset[str]
     notes: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
 
     def nvram_volume(self) -> StoredVolume | None:
         """Return the volume with UEFI's variables; None where there is none (yet)."""

@@ -114,9 +114,11 @@ def plan_clone(
     pool = open_pool(connection, pool_name)
     refuse_closed_folder(connection, pool.name)
     namer = _Namer(name, uuid, pool)
+    _refuse_linked_inside(origin, linked=linked)
     copies = tuple(namer.copy(part, linked=linked) for part in origin.parts)
     _refuse_without_room(pool, origin, copies)
-    wanted = replace(wanted, spec=_with_copies(wanted.spec, copies))
+    alone = not (linked or origin.inside)
+    wanted = replace(wanted, spec=_with_copies(wanted.spec, copies, alone=alone))
     identity, notes = _identity(origin, wanted, uuid, namer, copies)
     seed = _seed(origin, wanted.spec, uuid, key, templates)
     if seed is None:
@@ -139,7 +141,8 @@ def plan_clone(
             owner=own_name(),
             spec=wanted.recorded(),
             volumes=tuple(namer.owned),
-            bases=source.bases if linked else (),
+            # Copied byte by byte, a disk lies on its image as before.
+            bases=source.bases if linked or origin.inside else (),
             instance_id=uuid if seed else source.instance_id,
             host_key=seed.host_key if seed else source.host_key,
             ssh_user=source.ssh_user,
@@ -217,7 +220,7 @@ def _identity(
     )
 
 
-def _with_copies(spec: VMSpec, copies: tuple[Copy, ...]) -> VMSpec:
+def _with_copies(spec: VMSpec, copies: tuple[Copy, ...], *, alone: bool) -> VMSpec:
     """Let the spec say of the disks what they are: copies, or linked to those of the source."""
     copied = {copy.part.target: copy for copy in copies if copy.part.role is Role.DISK}
     targets = {
@@ -232,13 +235,23 @@ def _with_copies(spec: VMSpec, copies: tuple[Copy, ...]) -> VMSpec:
         image = disk.image or (spec.image if number == 0 else None)
         changes: dict[str, Any] = {
             "size": Size(copy.part.capacity),
-            "full_clone": image is not None and disk.volume is None and not copy.linked,
+            "full_clone": image is not None and disk.volume is None and alone,
             "volume": None,
             "read_only": False,
             "format": DiskFormat(copy.format) if disk.format or disk.volume else None,
         }
         disks.append(disk.model_copy(update=changes))
     return spec.model_copy(update={"disks": tuple(disks)})
+
+
+def _refuse_linked_inside(origin: Origin, *, linked: bool) -> None:
+    if linked and origin.inside:
+        raise UnsupportedError(
+            f"the snapshot '{origin.inside[0]}' of '{origin.domain.name}' is an internal one, "
+            "and nothing can lie on that",
+            hint="make a full clone of it; or take external snapshots: "
+            "`vmctl snapshot create --kind external`",
+        )
 
 
 def _refuse_without_room(pool: Pool, origin: Origin, copies: tuple[Copy, ...]) -> None:

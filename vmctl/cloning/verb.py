@@ -56,8 +56,10 @@ class Cloning:
         Args:
             name: The clone's name.
             linked: Whether its disks lie on those of a snapshot, and are no copies.
-            from_snapshot: The external snapshot that it is made of; None: the machine as it is, of
-                which a linked clone takes a snapshot with its own name.
+            from_snapshot: The snapshot that it is made of, for a linked one an external one. Of an
+                internal one, the machine must be off, and its disks lie on its image as before.
+                None: the machine as it is, of which a linked clone takes a snapshot with its own
+                name.
             values: What it has in the place of what only one machine can have, by path:
                 ``{"nics[0].address": "192.0.2.11/24"}``.
             start: Whether it is started, and its guest waited for. If that fails, it stays.
@@ -70,7 +72,8 @@ class Cloning:
             ConflictError: vmctl did not make it, there is a machine of that name, or somebody is at
                 work on it; or it can't have an external snapshot beside those that it has.
             NotFoundError: There is no such snapshot.
-            WrongStateError: It was never provisioned, or has a saved state.
+            WrongStateError: It was never provisioned, or has a saved state; or it is not off, and
+                the snapshot is an internal one.
             UnsupportedError: A disk can't be copied; or it has an address that two machines can't
                 both have, and none is given for the clone.
             UsageError: That can't be a machine's name, or a value is none that a clone can have.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from lxml import etree
 
-__all__ = ["render_external_snapshot", "render_snapshot"]
+__all__ = ["render_external_snapshot", "render_found_snapshot", "render_snapshot"]
 
 
 def render_snapshot(name: str, *, description: str = "") -> str:
@@ -44,6 +44,30 @@ def render_external_snapshot(
         disk = etree.SubElement(disks, "disk", name=target, snapshot="external", type="file")
         etree.SubElement(disk, "driver", type="qcow2")
         etree.SubElement(disk, "source", file=path)
+    return etree.tostring(root, encoding="unicode")
+
+
+def render_found_snapshot(name: str, *, targets: Iterable[str], definition: str) -> str:
+    """Return the XML by which libvirt gets to know an internal snapshot that is in disks already.
+
+    Args:
+        name: Its name.
+        targets: The disks that it is in.
+        definition: The machine's definition, secrets and all; it is taken for one that was off.
+    """
+    root = _root(name, "")
+    # It must have one, and nobody asks for it.
+    etree.SubElement(root, "creationTime").text = "0"
+    etree.SubElement(root, "state").text = "shutoff"
+    etree.SubElement(root, "memory", snapshot="no")
+    disks = etree.SubElement(root, "disks")
+    machine = etree.fromstring(definition)
+    within = frozenset(targets)
+    for node in machine.findall("devices/disk/target"):
+        target = node.get("dev", "")
+        how = "internal" if target in within else "no"
+        etree.SubElement(disks, "disk", name=target, snapshot=how)
+    root.append(machine)
     return etree.tostring(root, encoding="unicode")
 
 
