@@ -61,6 +61,8 @@ def test_what_was_frozen_and_what_is(
         assert f"the machine '{linked.name}'" in caught.value.brief
         assert f"the machine '{second.name}'" in caught.value.brief
         assert "flatten" in caught.value.hint
+        with pytest.raises(vmctl.ConflictError, match=linked.name):
+            source.snapshots.delete(linked.name)
         assert linked.flatten() == ("vda", "vdb")
         assert content(linked) == before
         with pytest.raises(vmctl.ConflictError, match="lies what the machine") as caught:
@@ -69,6 +71,24 @@ def test_what_was_frozen_and_what_is(
     finally:
         for vm in clones:
             vm.delete()
+
+
+def test_a_linked_clone_that_fails_takes_its_snapshot_back(
+    host: vmctl.Host, source: vmctl.VM
+) -> None:
+    files = [disk.path for disk in source._domain.disks()]
+    before = content(source)
+
+    def fail(report: vmctl.Progress) -> None:
+        if (report.phase, report.state) == ("define", "begin"):
+            raise RuntimeError("somebody pulled the plug")
+
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        source.clone(f"{source.name}-l", linked=True, progress=fail)
+    assert source.snapshots.list() == []
+    assert [disk.path for disk in source._domain.disks()] == files
+    assert content(source) == before
+    assert [machine.name for machine in host.list()] == [source.name]
 
 
 def test_snapshots_that_no_clone_can_be_made_of(host: vmctl.Host, source: vmctl.VM) -> None:
