@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import signal
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,9 +17,13 @@ import pytest
 
 import vmctl
 from vmctl.backing_up.restoring import open_chain
+from vmctl.hypervisor import private
+from vmctl.hypervisor.metadata import Role
+from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.progress import Phase
 
 from .conftest import until_agent
+from .test_uefi import MOUNT, VARIABLE, WRITE
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("nothing_left")]
 
@@ -201,3 +207,57 @@ def test_a_backup_from_the_middle_of_a_chain_becomes_a_machine(
         assert vm.info().host_key == written.info().host_key
     finally:
         vm.delete()
+
+
+def test_a_client_that_is_killed_leaves_nothing_frozen_once_gc_was_there(
+    host: vmctl.Host,
+    private_host: private.PrivateHost,
+    written: vmctl.VM,
+    chain: list[Taken],
+    folder: Path,
+) -> None:
+    program = (
+        "import os, signal, sys, vmctl\n"
+        "from vmctl.hypervisor import backups\n"
+        "def die(*arguments, **options):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "backups.begin = die\n"
+        f"with vmctl.connect('private:{private_host.name}') as host:\n"
+        f"    host.get({written.name!r}).backup({str(folder)!r}, quiesce=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert written.agent.is_frozen()
+    assert {entry.phase for entry in host.gc()} == {"backing-up"}
+    assert not written.agent.is_frozen()
+    assert host.gc() == []
+    assert written.backup(folder).parent == chain[-1].backup.id
+
+
+def test_uefis_variables_are_in_it_and_come_back(
+    host: vmctl.Host, make_spec: SpecMaker, tmp_path: Path
+) -> None:
+    vm = host.launch(make_spec(firmware="uefi", memory="256MiB"))
+    vm.run(MOUNT, check=True)
+    vm.run(WRITE, check=True)
+    made = vm.backup(tmp_path / "all")
+    kept = (tmp_path / "all" / vm.uuid / made.id / "nvram").read_bytes()
+    assert "VmctlWord".encode("utf-16-le") in kept
+    assert made.remarks == ()
+    later = VARIABLE.replace("Word", "Late")
+    vm.run(f"{WRITE.replace('Word', 'Late')} && sudo -n touch /var/later && sync", check=True)
+    vm.stop(timeout=30)
+
+    before = vm._record().volume(Role.NVRAM)
+    assert vm.restore(tmp_path / "all") == ()
+    owned = vm._record().volume(Role.NVRAM)
+    assert owned is not None
+    assert owned != before
+    assert vm._domain.firmware()[1].endswith(f"/{owned.name}")
+    assert StoredVolume(host._connection, owned.pool, owned.name).read() == kept
+    vm.start()
+    vm.wait()
+    vm.run(MOUNT, check=True)
+    assert vm.run(f"tail -c 4 {VARIABLE}", check=True).stdout == "kept"
+    assert vm.run(f"test -e /var/later || test -e {later}").exit_status == 1
+    vm.delete()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,14 +67,18 @@ def to_folder(
 
         def decide(now: MachineNow) -> Choice:
             _forget_uncounted(domain, now.checkpoints, known, prefix)
-            choice = choose(now, known, full=full, prefix=prefix)
-            _refuse_full_client(place, choice)
-            return choice
+            return choose(now, known, full=full, prefix=prefix)
 
         reporter = Reporter(domain.name, progress)
         with folder.beginning(backup) as own:
             with taken(
-                domain, record, traces, decide=decide, wishes=wishes, reporter=reporter
+                domain,
+                record,
+                traces,
+                decide=decide,
+                goes_to=folder.path,
+                wishes=wishes,
+                reporter=reporter,
             ) as found:
                 with reporter.phase("download") as phase, writing(place):
                     files = tuple(_bring(domain, record, found, own, phase))
@@ -136,15 +139,6 @@ def _forget_uncounted(
             backups.forget_checkpoint(domain, name)
 
 
-def _refuse_full_client(place: Path, choice: Choice) -> None:
-    """Say beforehand that what is as large as the last one has no room here."""
-    if choice.parent is not None or shutil.disk_usage(place).free > 0:
-        return
-    raise ResourceError(
-        f"there is no room at all in {str(place)!r}", hint="make room there: `vmctl backup prune`"
-    )
-
-
 def _bring(
     domain: Domain, record: Record, found: Taken, own: Path, phase: Phase
 ) -> list[BackupFile]:
@@ -161,11 +155,9 @@ def _bring(
             size, digest = fetching.fetch(volume, own / role, phase)
             files.append(BackupFile.model_validate({"role": role, "size": size, "sha256": digest}))
     if found.nvram is not None:
-        code, _variables = domain.firmware()
         size, digest = fetching.keep(found.nvram, own / "nvram")
-        target = code.rpartition("/")[2]
-        files.append(BackupFile(role="nvram", target=target, size=size, sha256=digest))
-    size, digest = fetching.keep(domain.xml(inactive=True).encode(), own / "domain.xml")
+        files.append(BackupFile(role="nvram", target=found.firmware, size=size, sha256=digest))
+    size, digest = fetching.keep(found.definition.encode(), own / "domain.xml")
     files.append(BackupFile(role="definition", size=size, sha256=digest))
     return files
 
@@ -270,7 +262,13 @@ def to_stream(
     reporter = Reporter(domain.name, progress)
     with saying_when_full(f"the backup of '{domain.name}'"), scratch_folder() as scratch:
         with taken(
-            domain, record, traces, decide=decide, wishes=wishes, reporter=reporter
+            domain,
+            record,
+            traces,
+            decide=decide,
+            goes_to=scratch,
+            wishes=wishes,
+            reporter=reporter,
         ) as found:
             with reporter.phase("download") as phase:
                 files = tuple(_bring(domain, record, found, scratch, phase))
@@ -308,17 +306,17 @@ def _write_bundle(manifest: Manifest, scratch: Path, out: BinaryIO, phase: Phase
                 virtual_size=file.virtual_size,
             )
         )
-    writer = Writer(
-        out,
-        BundleManifest(
-            spec=portable_spec(manifest.spec, [disk.target for disk in manifest.disks]),
-            files=tuple(entries),
-            host_key=manifest.host_key,
-            ssh_user=manifest.ssh_user,
-            instance_id=manifest.instance_id,
-        ),
-    )
     try:
+        writer = Writer(
+            out,
+            BundleManifest(
+                spec=portable_spec(manifest.spec, [disk.target for disk in manifest.disks]),
+                files=tuple(entries),
+                host_key=manifest.host_key,
+                ssh_user=manifest.ssh_user,
+                instance_id=manifest.instance_id,
+            ),
+        )
         for path in paths:
             writer.add(path, scratch, phase)
             path.unlink()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from vmctl import backup_traces, detours
 from vmctl.agent import GuestAgent
@@ -33,6 +34,7 @@ from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Phase, Record, Role
 from vmctl.hypervisor.volumes import StoredVolume, at_path
+from vmctl.imaging.scratch import refuse_without_room
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import Reporter, being_undone
 from vmctl.render.backup import render_backup, render_checkpoint
@@ -47,6 +49,7 @@ _BESIDE_DATA = 2 << 20
 _NO_ROOM = 1 << 20
 _ATTEMPTS = 3
 _READINGS = 10
+_FAILURES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ class Wishes:
     quiesce: bool | None
     pool: str | None
     default_pool: str
-    timeout: float | None
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,8 @@ class Taken:
         consistency: What state its file systems are in.
         created: When its moment was.
         nvram: UEFI's variables at that moment; None where there are none, or no pool has them.
+        firmware: The file name of the firmware that wrote them; empty for a BIOS.
+        definition: The machine's XML for its next start, without passwords.
         remarks: What else is to be known.
     """
 
@@ -91,6 +96,8 @@ class Taken:
     consistency: Consistency
     created: datetime
     nvram: bytes | None
+    firmware: str
+    definition: str
     remarks: tuple[str, ...]
 
 
@@ -101,6 +108,7 @@ def taken(
     traces: Traces,
     *,
     decide: Callable[[MachineNow], Choice],
+    goes_to: Path,
     wishes: Wishes,
     reporter: Reporter,
 ) -> Iterator[Taken]:
@@ -113,6 +121,7 @@ def taken(
         record: What vmctl knows of it; nobody is at work on it.
         traces: What it is called on the host.
         decide: Says what kind it is.
+        goes_to: The folder on the client that it comes into afterwards.
         wishes: How it is to be made.
         reporter: Told of the phase ``backup``.
     """
@@ -121,7 +130,9 @@ def taken(
         woken = detours.begin(domain, Phase.BACKING_UP, claim, wakes=True)
         try:
             with reporter.phase("backup") as phase:
-                taking = _Taking(domain, record, traces, wishes, phase, woken=woken)
+                taking = _Taking(
+                    domain, record, traces, wishes, phase, goes_to=goes_to, woken=woken
+                )
                 if woken:
                     phase.update("starting QEMU, its processors paused")
                     detours.wake(domain)
@@ -153,6 +164,7 @@ class _Taking:
         wishes: Wishes,
         phase: ReportedPhase,
         *,
+        goes_to: Path,
         woken: bool,
     ) -> None:
         self._domain = domain
@@ -160,6 +172,7 @@ class _Taking:
         self._traces = traces
         self._wishes = wishes
         self._phase = phase
+        self._goes_to = goes_to
         self._woken = woken
         self._pool = self._find_pool()
 
@@ -243,12 +256,14 @@ class _Taking:
             consistency=consistency,
             created=created,
             nvram=variables,
+            firmware=self._domain.firmware()[0].rpartition("/")[2],
+            definition=self._domain.xml(inactive=True),
             remarks=tuple(text for text in (remark, *self._left_behind()) if text),
         )
         return found, refusal
 
     def _refuse_without_room(self, disks: list[DiskNow], sizes: dict[str, int], since: str) -> None:
-        """Say beforehand that the pool is too full; a full one would halt its other guests."""
+        """Say beforehand that there is no room; a full pool would halt its other guests."""
         changed = backups.changed_since(self._domain, since) if since else {}
         needed = sum(
             changed.get(disk.target, 0) if since else min(sizes[disk.target], self._allocated(disk))
@@ -263,6 +278,7 @@ class _Taking:
                 f"for the backup of '{self._domain.name}' on its way",
                 details=f"it takes about {needed} bytes, and {available} are free",
             )
+        refuse_without_room(self._goes_to, needed, f"the backup of '{self._domain.name}'")
 
     def _allocated(self, disk: DiskNow) -> int:
         found = 0
@@ -360,10 +376,20 @@ class _Taking:
         domain = self._domain
         seconds = _CLAIM_SECONDS if self._wishes.timeout is None else self._wishes.timeout
         doing = "writing it on the host"
+        failures = 0
 
         def ended() -> backups.Job | None:
-            # libvirtd may be restarted meanwhile; QEMU goes on.
-            job = outlasting(lambda: backups.job_of(domain))
+            nonlocal failures
+            try:
+                # libvirtd may be restarted meanwhile; QEMU goes on.
+                job = outlasting(lambda: backups.job_of(domain))
+            except HypervisorError:
+                # A QEMU that is about to end can't be asked; soon it is gone.
+                failures += 1
+                if failures == _FAILURES:
+                    raise
+                return None
+            failures = 0
             if job.ended:
                 return job
             self._phase.update(doing, job.done / job.whole if job.whole else None)

@@ -28,6 +28,7 @@ from vmctl.errors import (
     UsageError,
     VmctlError,
 )
+from vmctl.imaging.reading import reading
 
 __all__ = ["Damaged", "Known", "MachineFolder", "Target", "sync_folder", "writing"]
 
@@ -156,12 +157,13 @@ class Target:
 
     def machines(self) -> list[MachineFolder]:
         """Return the parts of all machines that have one, sorted."""
-        found = [entry for entry in self.path.iterdir() if len(entry.name) == _UUID_LENGTH]
-        return [
-            MachineFolder(entry)
-            for entry in sorted(found)
-            if entry.is_dir() and not entry.is_symlink()
-        ]
+        with reading(self.path, "folder of backups"):
+            found = [entry for entry in self.path.iterdir() if len(entry.name) == _UUID_LENGTH]
+            return [
+                MachineFolder(entry)
+                for entry in sorted(found)
+                if entry.is_dir() and not entry.is_symlink()
+            ]
 
 
 def _read_marker(path: Path, text: bytes) -> str:
@@ -222,9 +224,10 @@ class MachineFolder:
 
     def backups(self) -> list[Known | Damaged]:
         """Return the backups, the oldest first."""
-        if not self.path.is_dir():
-            return []
-        return [self._read(folder) for folder in self._folders() if _counts(folder)]
+        with reading(self.path, "folder of backups"):
+            if not self.path.is_dir():
+                return []
+            return [self._read(folder) for folder in self._folders() if _counts(folder)]
 
     def _folders(self) -> list[Path]:
         return sorted(

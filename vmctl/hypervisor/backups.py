@@ -134,8 +134,9 @@ def job_of(domain: Domain) -> Job:
     with calling(f"ask how far the backup of '{domain.name}' is"):
         try:
             figures = raw.jobStats(0)
-        except libvirt.libvirtError as error:
-            if not is_code(error, libvirt.VIR_ERR_OPERATION_INVALID) or raw.isActive():
+        except libvirt.libvirtError:
+            # What is asked of a QEMU that ends meanwhile, fails in several ways.
+            if raw.isActive():
                 raise
             figures = {"type": libvirt.VIR_DOMAIN_JOB_NONE}
         if figures["type"] != libvirt.VIR_DOMAIN_JOB_NONE:
