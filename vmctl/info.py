@@ -37,8 +37,9 @@ class MachineSummary:
         autostart: Whether it starts with the host.
         saved: Whether its memory is saved, so that its next start goes on from there.
         phase: How far vmctl is with it: ``creating``, ``provisioning``, ``ready``, ``flattening``,
-            ``deleting``; empty for a machine that vmctl did not make, ``unreadable`` for one whose
-            record this vmctl can't read; None in a list without details.
+            ``snapshotting``, ``reverting``, ``backing-up``, ``restoring``, ``deleting``;
+            empty for a machine that vmctl did not make, ``unreadable`` for one whose record this
+            vmctl can't read; None in a list without details.
         labels: Its labels; None in a list without details.
     """
 

@@ -27,7 +27,8 @@ class Progress:
         phase: What is being done or waited for: ``image``, ``define``, ``disks``, ``start``,
             ``running``, ``address``, ``ssh``, ``cloud-init``, ``undo``, ``shutdown``, ``snapshot``,
             ``revert``, ``delete``, ``clone``, ``upload``,
-            ``download``, ``wipe``, ``export``, ``flatten``, ``copy``, ``save``, ``dump``.
+            ``download``, ``wipe``, ``export``, ``flatten``, ``copy``, ``save``, ``dump``,
+            ``backup``, ``write`` (of a stream), ``verify``, ``restore``.
         state: ``begin`` and ``end`` once per phase, ``update`` any number of times between them;
             ``failed`` in the place of ``end`` when it did not succeed.
         detail: What is seen right now, for people.
