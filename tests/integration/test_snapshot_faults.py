@@ -128,9 +128,8 @@ def test_sigkill_at_every_step_of_a_revert(
         assert status == -signal.SIGKILL, (at, what)
         # Whoever comes next settles it, as `gc` does.
         if at % 2:
-            assert [entry.phase for entry in host.gc()] in ([], ["reverting"]), (at, what)
-        else:
             vm.start()
+        assert [entry.phase for entry in host.gc()] in ([], ["reverting"]), (at, what)
         consistent(host, vm)
         assert vm.state == "running", (at, what)
         # Before it: the same run goes on in the same files. After it: another, in none of them.
@@ -253,7 +252,7 @@ def test_sigkill_at_every_step_of_a_revert_to_an_internal_snapshot(
     vm.disks.attach(DiskSpec(size="1MiB"), next_start=True)
     status, said = do_and_die(private_host, 0, vm.name, "revert", name)
     assert status == 0
-    for at in range(1, int(said) + 1):
+    for at in _some(int(said)):
         vm.disks.attach(DiskSpec(size="1MiB"), next_start=True)
         status, what = do_and_die(private_host, at, vm.name, "revert", name)
         assert status == -signal.SIGKILL, (at, what)

@@ -19,6 +19,7 @@ from vmctl.errors import (
     HostUnavailableError,
     HypervisorError,
     ImageError,
+    UnsupportedError,
     VmctlError,
 )
 from vmctl.hypervisor import hotplug, networks, restores, runs, snapshots
@@ -32,11 +33,13 @@ from vmctl.hypervisor.snapshots import SnapshotDetails
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import being_undone
+from vmctl.snapshotting import inside
 from vmctl.snapshotting.choosing import SnapshotKind
 from vmctl.snapshotting.files import look_up, owned_chain, sweep
 from vmctl.snapshotting.naming import variables_name
 from vmctl.snapshotting.planning import Overlay, VariablesCopy, plan_overlay
 from vmctl.snapshotting.switching import (
+    as_it_was,
     merged,
     record_in,
     switched,
@@ -65,7 +68,7 @@ def go_back(
         HypervisorError: Its memory can't be restored; the machine is as it was, and off.
     """
     if details.facts.kind == SnapshotKind.INTERNAL:
-        _go_back_inside(domain, record, details)
+        inside.go_back(domain, details.facts.name)
     else:
         _go_back_outside(domain, record, details, phase)
     if domain.is_active():
@@ -73,60 +76,19 @@ def go_back(
         power.apply_forwards(domain, current.spec)
 
 
-# -- internal -------------------------------------------------------------------------------------
-
-
-def _go_back_inside(domain: Domain, record: Record, details: SnapshotDetails) -> None:
-    name = details.facts.name
-    with claimed(_CLAIM_SECONDS) as claim:
-        work = SnapshotWork(snapshot=name)
-        detours.begin(domain, Phase.REVERTING, claim, work=work)
-        try:
-            _renew_record(domain, record, name)
-            snapshots.revert(domain, name)
-        except HostUnavailableError:
-            # libvirtd may have done all of it, some of it, or nothing.
-            with being_undone():
-                outlasting(lambda: settle(domain))
-            raise
-        except BaseException:
-            with being_undone():
-                outlasting(lambda: _give_up(domain))
-            raise
-
-
-def _renew_record(domain: Domain, record: Record, name: str) -> None:
-    """Put the record that holds after the revert into the snapshot, which brings it back.
-
-    So it is there in the same moment as all else of that time.
-    """
-    root = etree.fromstring(snapshots.xml_of(domain, name))
-    for tag in ("domain", "inactiveDomain"):
-        for node in root.findall(tag):
-            alone = etree.fromstring(etree.tostring(node))
-            alone.tag = "domain"
-            renewed = with_record(alone, merged(record, record_in(alone)))
-            renewed.tag = tag
-            root.replace(node, renewed)
-    current = snapshots.details_of(domain, name).facts.current
-    snapshots.redefine(domain, etree.tostring(root, encoding="unicode"), current=current)
-
-
-def _give_up(domain: Domain) -> None:
-    record = domain.record()
-    if record is not None and record.phase is Phase.REVERTING:
-        detours.end(domain, record, work=None)
-
-
-# -- external -------------------------------------------------------------------------------------
-
-
 def refuse_lost_files(domain: Domain, details: SnapshotDetails) -> None:
     """Refuse a snapshot of which a file is gone.
 
     Raises:
         ImageError: It is so.
+        UnsupportedError: It is another program's, and holds no disk at all.
     """
+    if not details.disks:
+        raise UnsupportedError(
+            f"the snapshot '{details.facts.name}' of '{domain.name}' holds no disk, so it can't be "
+            "gone back to",
+            hint="another program took it of the memory alone; delete it",
+        )
     for path in details.held:
         try:
             if path == details.memory:
@@ -311,9 +273,7 @@ def settle(domain: Domain) -> None:
         return
     kind = snapshots.details_of(domain, work.snapshot).facts.kind
     if kind == SnapshotKind.INTERNAL:
-        # libvirt brings the record of after the revert; so it was not made, or not all of it.
-        _renew_record(domain, _as_it_was(record), work.snapshot)
-        snapshots.revert(domain, work.snapshot)
+        inside.go_on(domain, work.snapshot)
     elif is_made(domain, work):
         _go_forward(domain, record, work)
     else:
@@ -323,10 +283,6 @@ def settle(domain: Domain) -> None:
 def _settle_if_there(domain: Domain) -> None:
     if domain.exists():
         settle(domain)
-
-
-def _as_it_was(record: Record) -> Record:
-    return replace(record, phase=record.before or Phase.READY, before=None, claim=None, work=None)
 
 
 def is_made(domain: Domain, work: SnapshotWork) -> bool:
@@ -405,7 +361,7 @@ def _return(domain: Domain, record: Record, work: SnapshotWork) -> None:
     """Bring back the definition of before the revert, whose files are all there."""
     domain.destroy()
     before = etree.fromstring(work.before)
-    old = record_in(before) or _as_it_was(record)
+    old = record_in(before) or as_it_was(record)
     # Until what was made is gone, the record says so.
     old = replace(
         old,

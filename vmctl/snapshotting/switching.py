@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from lxml import etree
 
-from vmctl.hypervisor.metadata import NAMESPACE, Record
+from vmctl.hypervisor.metadata import NAMESPACE, Phase, Record
 
-__all__ = ["merged", "record_in", "switched", "with_passwords_of", "with_record"]
+__all__ = ["as_it_was", "merged", "record_in", "switched", "with_passwords_of", "with_record"]
 
 _METADATA = f"metadata/{{{NAMESPACE}}}machine"
 # Of a spec, what a snapshot does not hold.
@@ -28,6 +28,11 @@ def record_in(root: etree._Element) -> Record | None:
         return None
     record = Record.from_xml(etree.tostring(node, encoding="unicode"))
     return record if record.uuid == root.findtext("uuid") else None
+
+
+def as_it_was(record: Record) -> Record:
+    """Return the record of a machine as it is when the work on it has ended."""
+    return replace(record, phase=record.before or Phase.READY, before=None, claim=None, work=None)
 
 
 def merged(now: Record, then: Record | None) -> Record:
