@@ -233,7 +233,7 @@ def test_sigkill_at_changes_of_a_clone(
         assert status == 0
         points = int(said)
         host.get(f"{source.name}-b").delete()
-        every = int(os.environ.get("VMCTL_TEST_EVERY", "4"))
+        every = int(os.environ.get("VMCTL_TEST_EVERY", "6"))
         for at in range(1 + (every // 2), points + 1, every):
             status, said = clone_and_die(private_host, source, at)
             assert status == -signal.SIGKILL, said

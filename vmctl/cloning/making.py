@@ -86,8 +86,7 @@ def clone(
     ):
         # Only from here on nobody of vmctl's changes it.
         check_name(domain, name)
-        record = domain.record() or record
-        refuse_unready(domain, record)
+        record = refuse_unready(domain, domain.record() or record)
         origin, still = _look(domain, record, snapshot, heard)
         plan = plan_clone(
             origin,
@@ -108,8 +107,8 @@ def _look(
     """Look at what the clone is made of, and at what must not change meanwhile."""
     if snapshot is not None:
         if details_of(domain, snapshot).facts.kind != SnapshotKind.EXTERNAL:
-            watched = Watched(domain, record, heard)
-            return look_inside(domain, record, snapshot), watched
+            inside = look_inside(domain, record, snapshot)
+            return inside, Watched(domain, record, heard)
         return look_at_snapshot(domain, record, snapshot)
     origin = look_at(domain, record)
     return origin, None if origin.running else Watched(domain, record, heard)

@@ -99,8 +99,13 @@ class Origin:
             return None
 
 
-def refuse_unready(domain: Domain, record: Record) -> None:
+def refuse_unready(domain: Domain, record: Record) -> Record:
     """Refuse a machine that is not whole, or not as its disks are.
+
+    What a killed client left of some work on its disks is settled first.
+
+    Returns:
+        Its record as it is then.
 
     Raises:
         ConflictError: Somebody is at work on it.
@@ -114,6 +119,7 @@ def refuse_unready(domain: Domain, record: Record) -> None:
         )
     if record.phase.is_detour:
         settling.settle(domain, record)
+        record = domain.record() or record
     if record.volume(Role.SEED) is not None:
         raise WrongStateError(
             f"'{domain.name}' was never provisioned: its cloud-init seed is still needed",
@@ -121,6 +127,7 @@ def refuse_unready(domain: Domain, record: Record) -> None:
             hint=f"start it and wait: `vmctl start --wait {domain.name}`; or launch its spec again",
         )
     power.refuse_saved(domain, "cloned")
+    return record
 
 
 def look_at(domain: Domain, record: Record) -> Origin:
