@@ -5,6 +5,8 @@ https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainBackupBegin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -27,6 +29,7 @@ __all__ = [
     "forget_outcome",
     "is_under_way",
     "job_of",
+    "set_aside",
     "writes_to",
 ]
 
@@ -244,6 +247,32 @@ def drop_checkpoints(domain: Domain) -> None:
     with calling(f"delete the checkpoints of '{domain.name}'"):
         for found in raw.listAllCheckpoints(0) if checkpoints(domain) else ():
             found.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+@contextmanager
+def set_aside(domain: Domain) -> Iterator[None]:
+    """Have libvirt forget the checkpoints of a machine that is off, while the block runs.
+
+    It refuses all that has to do with snapshots of such a machine as long as it knows of any. What
+    the disks keep stays in them. If this process is killed, libvirt does not know of them any more,
+    and the next backup is a full one.
+    """
+    raw = domain.raw()
+    with calling(f"look at the checkpoints of '{domain.name}'"):
+        if raw.isActive() or not checkpoints(domain):
+            texts = []
+        else:
+            # Each before those that were made after it.
+            found = raw.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+            texts = [entry.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_SECURE) for entry in found]
+            for entry in reversed(found):
+                entry.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+    try:
+        yield
+    finally:
+        with calling(f"bring back the checkpoints of '{domain.name}'"):
+            for text in texts:
+                raw.checkpointCreateXML(text, libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
 
 
 def changed_since(domain: Domain, name: str) -> dict[str, int]:

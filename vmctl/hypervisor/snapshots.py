@@ -14,6 +14,7 @@ import libvirt
 from lxml import etree
 
 from vmctl.errors import ConflictError, NotFoundError, VmctlError
+from vmctl.hypervisor.backups import set_aside
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.jobs import run_job
@@ -340,7 +341,10 @@ def redefine(domain: Domain, xml: str, *, current: bool = False) -> None:
     flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
     if current:
         flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
-    with calling(f"correct what is known of a snapshot of '{domain.name}'"):
+    with (
+        set_aside(domain),
+        calling(f"correct what is known of a snapshot of '{domain.name}'"),
+    ):
         domain.raw().snapshotCreateXML(xml, flags)
 
 
