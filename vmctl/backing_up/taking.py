@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from vmctl import backup_traces, detours
-from vmctl.agent import GuestAgent
 from vmctl.backing_up.chains import Choice, DiskNow, MachineNow
 from vmctl.backing_up.manifest import Consistency
+from vmctl.backing_up.quiescing import quiesced
 from vmctl.backup_traces import Traces
 from vmctl.errors import (
-    GuestError,
-    GuestUnreachableError,
     HypervisorError,
     NotFoundError,
     ResourceError,
@@ -240,7 +238,7 @@ class _Taking:
         name = self._traces.checkpoint if choice.tracks and tracked else ""
         checkpoint = render_checkpoint(name, tracked) if name else None
         backups.forget_outcome(self._domain)
-        with self._quiesced() as (consistency, remark):
+        with self._at_rest() as (consistency, remark):
             nvram = self._nvram()
             created = datetime.now(UTC)
             refusal = backups.begin(
@@ -289,43 +287,13 @@ class _Taking:
                 continue
         return found
 
-    @contextmanager
-    def _quiesced(self) -> Iterator[tuple[Consistency, str]]:
-        """Have the file systems frozen in the block, if that is wanted and can be."""
+    def _at_rest(self) -> AbstractContextManager[tuple[Consistency, str]]:
+        """Have what is on the disks in as good a state as can be, while the block runs."""
         if self._woken:
-            yield Consistency.OFF, ""
-            return
-        if self._wishes.quiesce is False:
-            yield Consistency.CRASH_CONSISTENT, ""
-            return
-        self._phase.update("freezing its file systems")
-        with ExitStack() as stack:
-            why = ""
-            try:
-                stack.enter_context(self._frozen())
-            except VmctlError as error:
-                if self._wishes.quiesce:
-                    raise
-                why = f"its file systems were not frozen: {error.brief}"
-            kind = Consistency.CRASH_CONSISTENT if why else Consistency.QUIESCED
-            yield kind, why
-
-    @contextmanager
-    def _frozen(self) -> Iterator[None]:
-        if "org.qemu.guest_agent" not in self._domain.xml():
-            raise GuestUnreachableError(
-                f"'{self._domain.name}' has no agent",
-                hint="give it one, `agent: true`, or make the backup without: `--no-quiesce`",
-            )
-        agent = GuestAgent(self._domain, record=lambda: self._record)
-        agent.ping()
-        with agent.frozen() as count:
-            if not count:
-                raise GuestError(
-                    f"the agent of '{self._domain.name}' froze no file system",
-                    hint="its log in the guest may say why; or go without: `--no-quiesce`",
-                )
-            yield
+            return nullcontext((Consistency.OFF, ""))
+        if self._wishes.quiesce is not False:
+            self._phase.update("freezing its file systems")
+        return quiesced(self._domain, self._record, self._wishes.quiesce)
 
     # -- UEFI's variables -------------------------------------------------------------------------
 
