@@ -347,6 +347,25 @@ def test_a_snapshot_ends_the_chain_and_can_be_reverted(
     vm.delete()
 
 
+def test_an_external_snapshot_keeps_the_chain_until_layers_go(
+    host: vmctl.Host, folder: Path, tmp_path: Path
+) -> None:
+    vm = blank_machine(host, tmp_path)
+    old = content(vm, tmp_path)
+    vm.start()
+    vm.backup(folder)
+    vm.snapshots.create("layer", kind="external", memory=False)
+    assert vm.backup(folder).kind == "incremental"
+    vm.stop(force=True, timeout=0)
+    assert vm.backup(folder).kind == "incremental"
+    vm.snapshots.delete("layer")
+    made = vm.backup(folder)
+    assert made.why == "the disk vda is another one: it was reverted, restored or merged"
+    vm.restore(folder)
+    assert content(vm, tmp_path) == old
+    vm.delete()
+
+
 # -- clients that are killed --------------------------------------------------------------------
 
 
