@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -337,3 +338,37 @@ def _format_node(vm: vmctl.VM, path: str) -> str:
         if node["file"] == path and node["drv"] == "qcow2"
     )
     return str(name)
+
+
+def test_sigkill_while_libvirt_goes_back_inside(
+    private_host: private.PrivateHost, host: vmctl.Host
+) -> None:
+    """libvirt ends QEMU, starts another, and tells of no job; `gc` waits for the end of it."""
+    spec = {"name": "inner", "memory": "48MiB", "nics": [], "disks": [{"size": "1MiB"}] * 2}
+    vm = host.launch(vmctl.VMSpec.model_validate(spec), wait=False)
+    try:
+        vm.snapshots.create("here", kind="internal")
+        run = run_of(vm)
+        program = [sys.executable, "-m", "tests.integration.struck_client"]
+        words = [f"private:{private_host.name}", vm.name, "revert", "here"]
+        with (
+            host._connection.events.listening(vm.uuid) as heard,
+            subprocess.Popen([*program, *words], stdout=subprocess.PIPE, cwd=_ROOT) as client,
+        ):
+            gone = heard.wait_for(
+                lambda: True if run_of(vm) != run else None,
+                deadline=time.monotonic() + 60,
+                recheck=0.02,
+            )
+            client.kill()
+        assert gone
+        assert [entry.phase for entry in host.gc()] in ([], ["reverting"])
+        consistent(host, vm)
+        assert vm.state == "running"
+        assert host.gc() == []
+        (there,) = vm.snapshots.list()
+        assert there.current
+        vm.snapshots.revert("here")
+        assert (vm.state, vm.info().phase) == ("running", "provisioning")
+    finally:
+        vm.delete()

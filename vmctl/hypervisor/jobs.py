@@ -21,6 +21,8 @@ _LOOK_SECONDS = 0.5
 # A client that is killed leaves its call to libvirt, which goes on with it. Longer than the writing
 # of a large memory takes.
 _JOB_SECONDS = 600.0
+# An entry of a domain's metadata that there never is.
+_NOTHING = ("vmctl-turn", "urn:vmctl:turn:1")
 
 
 def run_job(raw: Any, call: Callable[[], object], *, tell: Callable[[float], None]) -> None:
@@ -75,19 +77,38 @@ def _fraction(raw: Any) -> float:
 def wait_for_job(domain: Domain) -> None:
     """Wait until libvirt has ended what it is at with a machine, for a client that is gone perhaps.
 
+    Of some of it libvirt tells nothing: of the freezing of disks alone, of a revert. But it does
+    one thing at a time with a machine, so that what is asked for here comes after that.
+
     Raises:
         ConflictError: It did not end.
     """
     deadline = time.monotonic() + _JOB_SECONDS
     with domain.connection.events.listening(domain.uuid) as signal:
         if signal.wait_for(
-            lambda: None if _has_job(domain) else True, deadline=deadline, recheck=0.2
+            lambda: None if _has_job(domain) or not _had_turn(domain) else True,
+            deadline=deadline,
+            recheck=0.2,
         ):
             return
     raise ConflictError(
         f"libvirt is still at work on '{domain.name}'",
         hint="wait until that has ended: `virsh domjobinfo` shows it, `virsh domjobabort` ends it",
     )
+
+
+def _had_turn(domain: Domain) -> bool:
+    """Let libvirt change nothing, when it comes to that; returns whether it did, in its time."""
+    raw = domain.raw()
+    with calling(f"wait for libvirt to end its work on '{domain.name}'"):
+        try:
+            element = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+            raw.setMetadata(element, None, *_NOTHING, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        except libvirt.libvirtError as error:
+            if is_code(error, libvirt.VIR_ERR_OPERATION_TIMEOUT):
+                return False
+            raise
+    return True
 
 
 def _has_job(domain: Domain) -> bool:

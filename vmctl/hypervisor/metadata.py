@@ -142,6 +142,7 @@ class SnapshotWork:
         going: Of a revert: volumes that the machine leaves, and that go unless a snapshot has them.
             Of a layer: the layer.
         before: Of a revert: the definition that it leaves, without secrets and this record.
+        restored: Of a revert to an internal snapshot: whether this came back with it.
     """
 
     snapshot: str
@@ -151,6 +152,7 @@ class SnapshotWork:
     sources: dict[str, str] = field(default_factory=dict)
     going: tuple[OwnedVolume, ...] = ()
     before: str = ""
+    restored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

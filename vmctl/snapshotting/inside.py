@@ -1,11 +1,15 @@
 """A machine taken back to an internal snapshot: libvirt does it, and vmctl's record stays right.
 
 libvirt brings back the metadata of that time together with all else. So the record that holds
-afterwards is put into the snapshot first: it is there in the same moment. If libvirt is cut off in
-the middle, as between two disks of a machine that is off, it is told to do it again.
+afterwards is put into the snapshot first: it is there in the same moment, and says that the revert
+was made. libvirt may be at work even then, so that the machine stays in this phase until it has
+ended. If libvirt is cut off in the middle, as between two disks of a machine that is off, it is
+told to do it again.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from lxml import etree
 
@@ -18,7 +22,7 @@ from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.jobs import wait_for_job
 from vmctl.hypervisor.metadata import Phase, Record, SnapshotWork
 from vmctl.progress import being_undone
-from vmctl.snapshotting.switching import as_it_was, merged, record_in, with_record
+from vmctl.snapshotting.switching import merged, record_in, with_record
 
 __all__ = ["go_back", "go_on"]
 
@@ -44,7 +48,7 @@ def go_back(domain: Domain, name: str) -> None:
             raise
         except BaseException:
             with being_undone():
-                outlasting(lambda: _give_up(domain))
+                outlasting(lambda: _end(domain))
             raise
 
 
@@ -53,8 +57,11 @@ def go_on(domain: Domain, name: str) -> None:
     record = domain.record()
     if record is None or record.phase is not Phase.REVERTING:
         return
-    _renew_record(domain, as_it_was(record), name)
-    snapshots.revert(domain, name)
+    if record.work is None or not record.work.restored:
+        restored = replace(record, work=SnapshotWork(snapshot=name, restored=True))
+        _renew_record(domain, restored, name)
+        snapshots.revert(domain, name)
+    _end(domain)
 
 
 def _go_on_after_outage(domain: Domain, name: str) -> None:
@@ -75,7 +82,7 @@ def _renew_record(domain: Domain, record: Record, name: str) -> None:
     snapshots.redefine(domain, etree.tostring(root, encoding="unicode"), current=current)
 
 
-def _give_up(domain: Domain) -> None:
+def _end(domain: Domain) -> None:
     record = domain.record()
     if record is not None and record.phase is Phase.REVERTING:
         detours.end(domain, record, work=None)
