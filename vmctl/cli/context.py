@@ -90,8 +90,12 @@ class App:
             passing: Whether what was drawn is wiped away at the end.
         """
         from vmctl.cli.progress import drawer  # noqa: PLC0415 - few commands wait
+        from vmctl.cli.remarks import told_afterwards  # noqa: PLC0415
 
-        with drawer(verbose=self.verbose, quiet=self.quiet, passing=passing) as callback:
+        with (
+            told_afterwards(self.warn),
+            drawer(verbose=self.verbose, quiet=self.quiet, passing=passing) as callback,
+        ):
             yield callback
 
     def note(self, text: str) -> None:

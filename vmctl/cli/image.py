@@ -117,8 +117,6 @@ def pull(app: App, /, reference: str, unverified: bool, **options: str | None) -
             unverified=unverified,
             progress=progress,
         )
-    if unverified and any(entry.verified_by == "nothing" for entry in made.names):
-        app.warn("nothing said what this image has to be: it was not verified")
     _done(app, made, "pulled", options["name"])
 
 

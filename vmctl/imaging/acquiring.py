@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,15 +18,21 @@ from vmctl.progress import Phase
 
 __all__ = ["acquire"]
 
+_log = logging.getLogger(__name__)
+
 
 def acquire(source: Source, *, phase: Phase | None = None) -> tuple[Image, Fetched]:
     """Fetch an image, or what of it is not in the cache yet, and look at it.
+
+    What nothing verifies is logged as a warning, whoever said that it may come unverified.
 
     Raises:
         ImageError: It can't be had, is not what its checksum says, or is not fit to be used.
         ResourceError: There is no room for it.
     """
     fetched = fetch(source, phase=phase)
+    if not fetched.verified:
+        _log.warning("nothing says what %s has to give: it was not verified", fetched.url)
     path = fetched.path
     if compression_of(path) is not None:
         folder = cache_folder() / "unpacked"

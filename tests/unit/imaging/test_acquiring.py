@@ -1,0 +1,48 @@
+"""From a server to an image that was looked at: what is warned of, refused, and left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.http_server import Server
+from vmctl.imaging.acquiring import acquire
+from vmctl.imaging.checksums import Checksum
+from vmctl.imaging.download import Source
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "vmctl"
+
+
+def qcow2(*, backing: int = 0) -> bytes:
+    fields = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, backing, 11, 16, 1 << 20)
+    content = bytearray(fields.ljust(2048, b"\0"))
+    if backing:
+        content[backing : backing + 11] = b"/etc/shadow"
+    return bytes(content)
+
+
+def verified(server: Server, path: str, body: bytes) -> Source:
+    server.page(path, body)
+    digest = hashlib.sha256(body).hexdigest()
+    return Source(url=server.url(path), checksum=Checksum("sha256", digest))
+
+
+def test_what_nothing_verifies_is_warned_of(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "vmctl"):
+        acquire(verified(server, "/known.qcow2", qcow2()))
+        assert caplog.messages == []
+        acquire(Source(url=server.url("/known.qcow2"), unverified=True))
+    (said,) = caplog.messages
+    assert (
+        said == f"nothing says what {server.url('/known.qcow2')} has to give: it was not verified"
+    )
