@@ -43,6 +43,9 @@ def acquire(source: Source, *, phase: Phase | None = None) -> tuple[Image, Fetch
     try:
         return inspect(path, phase=phase), fetched
     except ImageError as error:
+        # It would be refused again, so it is not worth its room in the cache.
+        for refused in {path, fetched.path}:
+            refused.unlink(missing_ok=True)
         raise ImageError(
             f"what {fetched.url} gave is not fit to be used",
             details=str(error),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import struct
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.http_server import Server
+from vmctl.errors import ImageError
 from vmctl.imaging.acquiring import acquire
 from vmctl.imaging.checksums import Checksum
 from vmctl.imaging.download import Source
@@ -35,6 +37,12 @@ def verified(server: Server, path: str, body: bytes) -> Source:
     return Source(url=server.url(path), checksum=Checksum("sha256", digest))
 
 
+def images_in(cache: Path) -> list[str]:
+    folders = (cache / "downloads" / "files", cache / "unpacked")
+    found = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
+    return [path.name for path in found if path.suffix != ".lock"]
+
+
 def test_what_nothing_verifies_is_warned_of(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -46,3 +54,19 @@ def test_what_nothing_verifies_is_warned_of(
     assert (
         said == f"nothing says what {server.url('/known.qcow2')} has to give: it was not verified"
     )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_refused_does_not_stay_in_the_cache(
+    server: Server, own_cache: Path, packed: bool
+) -> None:
+    def body(content: bytes) -> bytes:
+        return gzip.compress(content) if packed else content
+
+    with pytest.raises(ImageError, match="not fit to be used") as caught:
+        acquire(verified(server, "/bad", body(qcow2(backing=1024))))
+    assert "names a backing file" in caught.value.details
+    assert images_in(own_cache) == []
+    image, _fetched = acquire(verified(server, "/good", body(qcow2())))
+    assert image.path.read_bytes() == qcow2()
+    assert len(images_in(own_cache)) == 1 + packed
