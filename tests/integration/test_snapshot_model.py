@@ -1,0 +1,220 @@
+"""Random lives of machines with snapshots, beside a model of what their guests have to read.
+
+The same lives are played each time. By hand, with others and for thousands of steps of each kind:
+
+    VMCTL_MODEL_SEED=7 VMCTL_MODEL_STEPS=1000 .venv/bin/python -m pytest \
+        tests/integration/test_snapshot_model.py -k random
+
+What failed says which steps led to it; as a list of them it becomes a test at the end of this file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
+
+import hypothesis
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import vmctl
+from vmctl.hypervisor import private
+
+from .conftest import pool_volumes
+from .snapshot_model import Kind, Player
+
+_SEED = os.environ.get("VMCTL_MODEL_SEED")
+# Of one kind of machine; by default as many as make 300 of all.
+_STEPS = os.environ.get("VMCTL_MODEL_STEPS")
+_STEPS_OF_A_LIFE = 20
+# Snapshots, and clones, at one time.
+_MOST = 5
+_CLONES = 2
+# From then on a life goes on without its machine being shut down.
+_BOOTS = 3
+
+pytestmark = [
+    pytest.mark.timeout(900 + 30 * int(_STEPS or 0)),
+    pytest.mark.xdist_group("snapshot-model"),
+]
+
+_INSIDE = Kind("inside")
+_MIXED = Kind("mixed", disks=("vda", "vdb"))
+_UEFI = Kind("uefi", uefi=True)
+
+# Without guests, for a great many steps by hand.
+_BARE = [
+    Kind("bare", guest=False),
+    Kind("bare-pair", disks=("vda", "vdb"), guest=False),
+    Kind("bare-firmware", uefi=True, guest=False),
+]
+
+SpecMaker = Callable[..., vmctl.VMSpec]
+
+
+@pytest.fixture
+def make_player(
+    host: vmctl.Host, private_host: private.PrivateHost, make_spec: SpecMaker
+) -> Iterator[Callable[[Kind], Player]]:
+    """Return a maker of players, whose machines are gone afterwards."""
+    before = pool_volumes(host)
+    players: list[Player] = []
+
+    def make(kind: Kind) -> Player:
+        fields: dict[str, object] = {"labels": {"role": kind.name}}
+        first: dict[str, object] = {}
+        if kind.uefi:
+            fields |= {"firmware": "uefi", "memory": "256MiB"}
+        if not kind.guest:
+            first["size"] = "4MiB"
+            fields |= {"image": None, "nics": [], "memory": "32MiB"}
+        more = [{"size": "4MiB", "format": "raw"}] * (len(kind.disks) - 1)
+        fields["disks"] = [first, *more]
+
+        def launch() -> vmctl.VM:
+            return host.launch(make_spec(**fields), wait=kind.guest)
+
+        player = Player(kind, host, private_host, launch)
+        players.append(player)
+        return player
+
+    yield make
+    for player in players:
+        player.end()
+    left = {name for name in pool_volumes(host) - before if not name.startswith("sha256-")}
+    assert left == set()
+
+
+_WHICH = st.integers(0, _MOST - 1)
+
+
+def _pick(names: Sequence[str], which: int) -> str:
+    return names[which % len(names)]
+
+
+class Life(RuleBasedStateMachine):
+    """One life; where it fails, the next one has another machine."""
+
+    player: ClassVar[Player]
+
+    def play(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except BaseException as error:
+            error.add_note("\n".join(["the steps were:", *self.player.log]))
+            self.player.end()
+            raise
+
+    @initialize()
+    def begin(self) -> None:
+        self.play(self.player.begin)
+
+    # Hypothesis begins with a life of what comes first by the number of arguments, and by name.
+
+    @rule(memory=st.sampled_from([None, None, False]))
+    @precondition(lambda self: len(self.player.taken) < _MOST and self.player.last != "take")
+    def add(self, memory: bool | None) -> None:
+        self.play(lambda: self.player.take(memory))
+
+    @rule(which=_WHICH)
+    @precondition(lambda self: self.player.last != "write")
+    def change(self, which: int) -> None:
+        self.play(lambda: self.player.write(_pick(self.player.kind.places, which)))
+
+    @rule(which=_WHICH)
+    @precondition(lambda self: self.player.last != "write")
+    def change_more(self, which: int) -> None:
+        self.play(lambda: self.player.write(_pick(self.player.kind.places, which)))
+
+    @rule(which=_WHICH, keep=st.booleans())
+    @precondition(lambda self: self.player.taken)
+    def go_back(self, which: int, keep: bool) -> None:
+        name = _pick(self.player.taken, which)
+        keep = keep and len(self.player.taken) < _MOST
+        self.play(lambda: self.player.go_back(name, keep=keep))
+
+    @rule(which=_WHICH, children=st.booleans())
+    @precondition(lambda self: self.player.taken)
+    def delete(self, which: int, children: bool) -> None:
+        name = _pick(self.player.taken, which)
+        self.play(lambda: self.player.delete(name, children=children))
+
+    @rule(hard=st.booleans())
+    @precondition(lambda self: self.player.running and self.player.boots < _BOOTS)
+    def stop(self, hard: bool) -> None:
+        self.play(lambda: self.player.stop(hard=hard))
+
+    @rule(hard=st.booleans())
+    @precondition(lambda self: self.player.running and self.player.boots < _BOOTS)
+    def restart(self, hard: bool) -> None:
+        self.play(lambda: self.player.restart(hard=hard))
+
+    @rule(flat=st.booleans())
+    @precondition(lambda self: self.player.last not in {"flatten", "merge"})
+    def tidy(self, flat: bool) -> None:
+        self.play(self.player.flatten if flat else self.player.merge)
+
+    @rule(which=_WHICH, linked=st.booleans())
+    @precondition(lambda self: self.player.frozen and len(self.player.clones) < _CLONES)
+    def clone_snapshot(self, which: int, linked: bool) -> None:
+        name = _pick(self.player.frozen, which)
+        self.play(lambda: self.player.clone(name, linked=linked))
+
+    @rule(linked=st.booleans())
+    @precondition(lambda self: len(self.player.taken) < _MOST)
+    @precondition(lambda self: len(self.player.clones) < _CLONES)
+    def make_clone(self, linked: bool) -> None:
+        self.play(lambda: self.player.clone(linked=linked))
+
+    @rule(which=_WHICH, flat=st.booleans())
+    @precondition(lambda self: self.player.clones)
+    def part(self, which: int, flat: bool) -> None:
+        name = _pick(self.player.clones, which)
+        act = self.player.flatten_clone if flat else self.player.drop
+        self.play(lambda: act(name))
+
+
+def play(player: Player, steps: int) -> None:
+    """Play lives of so many steps in all, but for what the last one lacks."""
+    life = type("Life", (Life,), {"player": player})
+    if _SEED is not None:
+        life = hypothesis.seed(int(_SEED))(life)
+    run_state_machine_as_test(
+        life,
+        settings=settings(
+            max_examples=max(1, steps // _STEPS_OF_A_LIFE),
+            stateful_step_count=_STEPS_OF_A_LIFE,
+            deadline=None,
+            derandomize=_SEED is None,
+            database=None,
+            phases=(Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+            print_blob=False,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"), [(_INSIDE, 120), (_MIXED, 120), (_UEFI, 80)], ids=["inside", "mixed", "uefi"]
+)
+def test_random_lives(make_player: Callable[[Kind], Player], kind: Kind, steps: int) -> None:
+    player = make_player(kind)
+    wanted = int(_STEPS or steps)
+    play(player, wanted)
+    print(f"{player.steps} steps of {kind.name}")
+    assert player.steps >= wanted * 0.9
+
+
+@pytest.mark.parametrize("kind", _BARE, ids=lambda kind: kind.name)
+def test_random_lives_of_disks(make_player: Callable[[Kind], Player], kind: Kind) -> None:
+    player = make_player(kind)
+    play(player, int(_STEPS or 40))
