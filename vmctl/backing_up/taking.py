@@ -237,6 +237,10 @@ class _Taking:
         paths = {target: volume.path() for target, volume in volumes.items()}
         name = self._traces.checkpoint if choice.tracks and tracked else ""
         checkpoint = render_checkpoint(name, tracked) if name else None
+        # After the moment nothing more is asked that a restart of libvirtd would cut off.
+        firmware = self._domain.firmware()[0].rpartition("/")[2]
+        definition = self._domain.xml(inactive=True)
+        left_behind = tuple(self._left_behind())
         backups.forget_outcome(self._domain)
         with self._at_rest() as (consistency, remark):
             nvram = self._nvram()
@@ -254,9 +258,9 @@ class _Taking:
             consistency=consistency,
             created=created,
             nvram=variables,
-            firmware=self._domain.firmware()[0].rpartition("/")[2],
-            definition=self._domain.xml(inactive=True),
-            remarks=tuple(text for text in (remark, *self._left_behind()) if text),
+            firmware=firmware,
+            definition=definition,
+            remarks=tuple(text for text in (remark, *left_behind) if text),
         )
         return found, refusal
 
