@@ -91,6 +91,8 @@ def _freeze_files(
     phase.update("making the files that the disks go on in")
     for overlay in plan.overlays:
         overlay.make(domain)
+    # All that is asked for is asked for now: from here on the guest waits.
+    xml = plan.xml(domain, description=description)
     with ExitStack() as stack:
         if choice.quiesce:
             phase.update("freezing the guest's file systems")
@@ -101,7 +103,7 @@ def _freeze_files(
         phase.update(_WRITING if choice.memory else "freezing the disks' files")
         snapshots.create_external(
             domain,
-            plan.xml(domain, description=description),
+            xml,
             name=plan.name,
             disk_only=not choice.memory,
             tell=lambda fraction: phase.update(_WRITING, fraction) if choice.memory else None,
