@@ -19,7 +19,7 @@ from vmctl.progress import ProgressCallback, Reporter
 from vmctl.render.facts import HostFacts
 from vmctl.render.snapshot import render_snapshot
 from vmctl.retention import Retention, keep
-from vmctl.snapshotting import creating, files, merging, reverting
+from vmctl.snapshotting import creating, files, internal, merging, reverting
 from vmctl.snapshotting.choosing import Choice, MachineShape, SnapshotKind, choose
 from vmctl.snapshotting.looking import shape_of
 from vmctl.snapshotting.planning import plan_snapshot
@@ -109,7 +109,7 @@ class Snapshots:
                 record = self._record()
             if choice.kind is SnapshotKind.INTERNAL:
                 xml = render_snapshot(name, description=description)
-                return replace(backend.create(self._domain, xml, name=name), why=choice.why)
+                return replace(internal.take(self._domain, xml, name=name), why=choice.why)
             plan = plan_snapshot(self._domain, record, shape, name=name, memory=choice.memory)
             creating.take(self._domain, record, plan, choice, description=description, phase=phase)
         return replace(backend.details_of(self._domain, name).facts, why=choice.why)
@@ -265,7 +265,7 @@ class Snapshots:
             return names
         with Reporter(self._domain.name, progress).phase("delete"):
             for each in reversed(names):
-                backend.delete(self._domain, each)
+                internal.delete(self._domain, each)
         return names
 
     def merge(self, *, progress: ProgressCallback | None = None) -> int:

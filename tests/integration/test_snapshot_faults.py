@@ -18,7 +18,9 @@ from lxml import etree
 
 import vmctl
 from vmctl.hypervisor import private
+from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.metadata import Phase, SnapshotWork
 from vmctl.spec import DiskSpec
 
 from .conftest import enter_host
@@ -370,5 +372,40 @@ def test_sigkill_while_libvirt_goes_back_inside(
         assert there.current
         vm.snapshots.revert("here")
         assert (vm.state, vm.info().phase) == ("running", "provisioning")
+    finally:
+        vm.delete()
+
+
+def test_internal_ones_that_lie_in_one_disk_only(
+    private_host: private.PrivateHost, host: vmctl.Host
+) -> None:
+    """As libvirt leaves them that ends in the middle: what was begun says what becomes of them."""
+    spec = {"name": "halves", "memory": "48MiB", "nics": [], "disks": [{"size": "1MiB"}] * 2}
+    vm = host.launch(vmctl.VMSpec.model_validate(spec), wait=False)
+    try:
+        paths = [disk.path for disk in vm._domain.disks()]
+        for running in (True, False):
+            if not running:
+                vm.stop(force=True, timeout=0)
+            for phase in (Phase.SNAPSHOTTING, Phase.MERGING):
+                vm.snapshots.create("half", kind="internal")
+                if phase is Phase.SNAPSHOTTING:
+                    _forget(vm, "half")
+                if not running:
+                    command = ["qemu-img", "snapshot", "-d", "half", paths[0]]
+                    subprocess.run([*enter_host(private_host), *command], check=True)
+                work = SnapshotWork(snapshot="half", inside=True)
+                with claimed(60) as claim:
+                    pass
+                vm._domain.update_record(phase=phase, before=Phase.READY, work=work, claim=claim)
+                assert [entry.phase for entry in host.gc()] == [phase.value]
+                consistent(host, vm)
+                assert vm.snapshots.list() == []
+                for path in paths:
+                    command = ["qemu-img", "snapshot", "-U", "-l", path]
+                    said = subprocess.run(
+                        [*enter_host(private_host), *command], check=True, stdout=subprocess.PIPE
+                    )
+                    assert b"half" not in said.stdout
     finally:
         vm.delete()

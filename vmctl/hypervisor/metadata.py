@@ -143,6 +143,7 @@ class SnapshotWork:
             Of a layer: the layer.
         before: Of a revert: the definition that it leaves, without secrets and this record.
         restored: Of a revert to an internal snapshot: whether this came back with it.
+        inside: Whether it is an internal snapshot that is taken or deleted.
     """
 
     snapshot: str
@@ -153,6 +154,7 @@ class SnapshotWork:
     going: tuple[OwnedVolume, ...] = ()
     before: str = ""
     restored: bool = False
+    inside: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ __all__ = [
     "exists",
     "forget",
     "has_internal",
+    "know_internal",
     "list_details",
     "list_snapshots",
     "make_current",
@@ -373,6 +374,21 @@ def delete(domain: Domain, name: str) -> None:
     """Delete an internal snapshot; what was taken after it stays."""
     with calling(f"delete the snapshot '{name}' of '{domain.name}'"):
         _find(domain, name).delete(0)
+
+
+def know_internal(domain: Domain, name: str) -> None:
+    """Let libvirt know of an internal snapshot that may lie in some of the disks, to delete it.
+
+    Deleting one that a disk has not is no error to libvirt.
+    """
+    root = etree.Element("domainsnapshot")
+    etree.SubElement(root, "name").text = name
+    active = domain.is_active()
+    etree.SubElement(root, "state").text = "running" if active else "shutoff"
+    etree.SubElement(root, "creationTime").text = str(int(datetime.now(UTC).timestamp()))
+    etree.SubElement(root, "memory", snapshot=INTERNAL if active else "no")
+    root.append(etree.fromstring(domain.xml(inactive=True)))
+    redefine(domain, etree.tostring(root, encoding="unicode"))
 
 
 def forget(domain: Domain, name: str) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from vmctl.hypervisor import snapshots
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record
-from vmctl.snapshotting import creating, merging, reverting
+from vmctl.snapshotting import creating, internal, merging, reverting
 
 __all__ = ["left_over", "settle", "settle_abandoned"]
 
 
 def settle(domain: Domain, record: Record) -> None:
     """Bring to an end what somebody began with snapshots who is not there any more."""
-    if record.phase is Phase.SNAPSHOTTING:
+    if record.work is not None and record.work.inside:
+        internal.settle(domain, record)
+    elif record.phase is Phase.SNAPSHOTTING:
         creating.settle(domain)
     elif record.phase is Phase.REVERTING:
         reverting.settle(domain)
