@@ -29,7 +29,9 @@ _WINDOW = 16 << 20
 def broken_images(connection: Connection) -> list[str]:
     """Return a sentence for each file that disks or snapshots need and that is missing or changed.
 
-    A base image is read whole when this client first sees it, or sees it with another size.
+    A base image is read whole when this client first sees it, or sees that it takes more or less
+    than it did, or that its content was written to. When its owner or its
+    mode was changed says nothing: libvirt does that whenever a machine of it starts.
     """
     usage = read_usage(connection)
     found: list[str] = []
@@ -105,7 +107,7 @@ def _missing(pool: Pool, volumes: list[VolumeFacts], usage: Usage) -> list[str]:
 
 def _changed(pool: Pool, volumes: list[VolumeFacts], usage: Usage) -> list[str]:
     cache = cache_folder() / "verified-images.json"
-    known: dict[str, int] = {}
+    known: dict[str, list[int | str]] = {}
     with suppress(OSError, ValueError):
         known = dict(json.loads(cache.read_text(encoding="utf-8")))
     found = []
@@ -113,10 +115,14 @@ def _changed(pool: Pool, volumes: list[VolumeFacts], usage: Usage) -> list[str]:
         if not bases.is_base(volume.name) or not bases.is_complete(pool, volume.name):
             continue
         key = f"{pool.connection.uri} {volume.path}"
-        if known.get(key) == volume.allocation:
+        handle = StoredVolume.of(pool, volume.name)
+        # Before it is read: what is written meanwhile is read the next time.
+        stamp = handle.stamp()
+        seen = [stamp.allocation, stamp.written]
+        if known.get(key) == seen:
             continue
-        if _digest(StoredVolume.of(pool, volume.name)) == bases.digest_of(volume.name):
-            known[key] = volume.allocation
+        if _digest(handle) == bases.digest_of(volume.name):
+            known[key] = seen
             continue
         users = usage.users(pool.name, volume.name, volume.path)
         found.append(
@@ -137,7 +143,7 @@ def _digest(volume: StoredVolume) -> str:
     return sha256.hexdigest()
 
 
-def _save(cache: Path, known: dict[str, int]) -> None:
+def _save(cache: Path, known: dict[str, list[int | str]]) -> None:
     # It is only a cache: where it can't be written, the images are read again.
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)

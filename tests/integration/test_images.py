@@ -460,23 +460,47 @@ def test_a_base_that_was_removed_behind_vmctls_back(
     vm.delete()
 
 
+@pytest.mark.parametrize("grows", [False, True])
 def test_an_image_that_was_changed_is_found(
     host: vmctl.Host,
     private_host: private.PrivateHost,
+    make_spec: SpecMaker,
     tmp_path: Path,
     clean_images: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    grows: bool,
 ) -> None:
     made = host.images.import_file(small_qcow2(tmp_path), name="changing")
+    vm = host.create(make_spec(image="changing"))
     file = private_host.state_dir / "lib" / "images" / bases.name_for(made.digest)
 
-    def check() -> str:
+    def check() -> vmctl.Check:
         (found,) = [check for check in vmctl.examine(host.uri) if check.name == "images"]
-        return found.status
+        return found
 
-    assert check() == "ok"
-    with file.open("ab") as handle:
-        handle.write(b"x" * 8192)
-    assert check() == "fail"
+    assert check().status == "ok"
+    with monkeypatch.context() as patched:
+        # It was read, and need not be again.
+        patched.setattr(StoredVolume, "read", _header_only)
+        assert check().status == "ok"
+    before = file.stat()
+    with file.open("r+b") as handle:
+        handle.seek(0 if grows else -1, os.SEEK_END)
+        handle.write(b"x" * 8192 if grows else b"x")
+    # The clock's grain: the time of a change is another one.
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    assert (file.stat().st_blocks == before.st_blocks) is not grows
+    found = check()
+    assert (found.status, vm.name in found.detail) == ("fail", True), found
+    vm.delete()
+
+
+_read = StoredVolume.read
+
+
+def _header_only(self: StoredVolume, *, start: int = 0, length: int = 0) -> bytes:
+    assert not (bases.is_base(self.name) and length > 4)
+    return _read(self, start=start, length=length)
 
 
 @pytest.mark.parametrize("kind", ["qcow2", "raw"])
