@@ -16,7 +16,7 @@ __all__ = ["Seen", "cache_folder", "recall", "remember"]
 # A file that was written a moment ago may be written again within the clock's grain.
 _GRAIN_NS = 2_000_000_000
 # Raised whenever the inspection learns to refuse more: what it let pass before is looked at again.
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,8 @@ _SECTOR = 512
 _OTHER_NAMES = {"vpc": "vhd"}
 # What a raw disk may begin with: a partition table, a file system for CDs, an encrypted volume.
 _RAW_CONTENT = {"raw", "gpt", "iso", "luks"}
+# What says nothing of a disk: any bytes at all, and discs, though they may have partitions as well.
+_NOT_RECOGNISED = ({"raw"}, {"iso"}, {"iso", "gpt"})
 _HINT_DAMAGED = "get it again, and compare its checksum"
 _HINT_ONE_FILE = "put it into one file where it was made: qemu-img convert -O qcow2 FILE NEW.qcow2"
 
@@ -71,7 +73,8 @@ def inspect(
     Args:
         path: A local file.
         format: What it is declared to be, one of `FORMATS`; None: what it is found to be. A raw
-            disk without a partition table must be declared, for anything at all could be one.
+            disk without a partition table must be declared, for anything at all could be one, and
+            so must an ISO, which is a disc for a CD-ROM drive.
         phase: Told how far the reading is.
 
     Raises:
@@ -111,7 +114,7 @@ def _refuse_other_format(file: Path, seen: Seen, declared: str | None) -> None:
     if declared is None and not seen.recognised:
         raise ImageError(
             f"{str(file)!r} is no image of a known format",
-            hint="if these are the raw bytes of a disk, say so: format raw; "
+            hint="if these are the raw bytes of a disk, or an ISO, say so: format raw; "
             f"known are {', '.join(FORMATS)}",
         )
 
@@ -144,7 +147,7 @@ def _read(file: Path, handle: BinaryIO, size: int, phase: Phase | None) -> Seen:
         digest=sha256.hexdigest(),
         format=kind,
         virtual_size=virtual_size,
-        recognised=set(inspectors) != {"raw"},
+        recognised=set(inspectors) not in _NOT_RECOGNISED,
     )
 
 

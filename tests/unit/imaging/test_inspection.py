@@ -15,6 +15,7 @@ import pytest
 from vmctl.errors import ImageError, NotFoundError
 from vmctl.imaging import digests, inspection
 from vmctl.imaging.inspection import FORMATS, Image, inspect
+from vmctl.render.iso import build_iso
 
 
 @pytest.fixture(autouse=True)
@@ -86,10 +87,27 @@ def test_raw_bytes_must_be_declared(tmp_path: Path) -> None:
         inspect(path)
 
 
+PARTITIONS = (
+    b"\0" * 446 + struct.pack("<B3BB3BII", 0x80, 0, 2, 0, 0x83, 0, 3, 0, 2048, 4096)
+).ljust(510, b"\0") + b"\x55\xaa"
+
+
 def test_a_raw_disk_with_partitions_is_recognised(tmp_path: Path) -> None:
-    entry = struct.pack("<B3BB3BII", 0x80, 0, 2, 0, 0x83, 0, 3, 0, 2048, 4096)
-    path = write(tmp_path, (b"\0" * 446 + entry).ljust(510, b"\0") + b"\x55\xaa" + b"\0" * 3584)
-    assert inspect(path).format == "raw"
+    assert inspect(write(tmp_path, PARTITIONS + b"\0" * 3584)).format == "raw"
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_an_iso_is_no_disk_unless_it_is_said_to_be(tmp_path: Path, hybrid: bool) -> None:
+    content = build_iso({"meta-data": b"{}"})
+    # What distributions publish has a partition table as well, to boot from a stick.
+    path = write(tmp_path, PARTITIONS + content[512:] if hybrid else content)
+    with pytest.raises(ImageError, match="no image of a known format") as caught:
+        inspect(path)
+    assert "or an ISO, say so: format raw" in caught.value.hint
+    assert inspect(path, format="raw").virtual_size == len(content)
+    path.write_bytes(qcow2() + content[1024:])
+    with pytest.raises(ImageError, match="several things at once: iso, qcow2"):
+        inspect(path, format="raw")
 
 
 @pytest.mark.parametrize(
