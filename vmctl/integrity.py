@@ -118,7 +118,7 @@ def _changed(pool: Pool, volumes: list[VolumeFacts], usage: Usage) -> list[str]:
         handle = StoredVolume.of(pool, volume.name)
         # Before it is read: what is written meanwhile is read the next time.
         stamp = handle.stamp()
-        seen = [stamp.allocation, stamp.written]
+        seen: list[int | str] = [stamp.allocation, stamp.written]
         if known.get(key) == seen:
             continue
         if _digest(handle) == bases.digest_of(volume.name):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import lzma
 import os
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import vmctl
+from tests.http_server import serving
 from vmctl.hypervisor import private
 from vmctl.imaging.bundle import BundledFile, Manifest, Writer
 from vmctl.imaging.ovf_writing import ExportedDisk, describe_machine, write_ova
@@ -95,6 +98,58 @@ def test_disks_that_were_cut_off_are_not_imported(host: vmctl.Host, tmp_path: Pa
         host.images.import_file(part, name="faulty")
     with pytest.raises(vmctl.ImageError, match="was cut off"):
         host.volumes.upload(part, "faulty.qcow2")
+    assert snapshot_of_host(host) == before
+
+
+def overlay(path: Path) -> Path:
+    """Make a qcow2 image that shows a file of the host."""
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "raw", "-b", "/etc/passwd"]
+    subprocess.run([*command, str(path), str(SIZE)], check=True)
+    return path
+
+
+def foreign_extent(path: Path) -> Path:
+    """Make a VMDK whose data is a file of the host."""
+    made = bytearray(disk(path, "vmdk").read_bytes())
+    at, line = made.index(b"RW "), b'RW 16384 FLAT "/etc/passwd" 0\n'
+    made[at : at + len(line)] = line
+    path.write_bytes(made)
+    return path
+
+
+def test_a_disk_that_leads_to_a_file_of_the_host_is_not_imported(
+    host: vmctl.Host, tmp_path: Path, scratch: Path
+) -> None:
+    """Whatever it comes in, and whoever says that it is something else."""
+    before = snapshot_of_host(host)
+    over, extent = overlay(tmp_path / "over.qcow2"), foreign_extent(tmp_path / "extent.vmdk")
+    backing, other_files = "names a backing file", "extents that are other files"
+    sources = {
+        over: backing,
+        extent: other_files,
+        bundle(tmp_path, over): backing,
+        ova(tmp_path, extent): other_files,
+    }
+    for source, said in sources.items():
+        with pytest.raises(vmctl.ImageError) as caught:
+            host.import_machine(source, name="faulty")
+        assert said in str(caught.value), source
+        assert "/etc/passwd" in caught.value.details
+        assert snapshot_of_host(host) == before, source
+        assert [path for path in scratch.rglob("*") if path.is_file()] == []
+    # An OVA's disks are VMDK by what it says, and this one isn't.
+    with pytest.raises(vmctl.ImageError, match=backing):
+        host.import_machine(ova(tmp_path, over), name="faulty")
+    body = lzma.compress(over.read_bytes())
+    digest = hashlib.sha256(body).hexdigest()
+    with serving() as server:
+        server.page("/over.qcow2.xz", body)
+        url = server.url("/over.qcow2.xz")
+        with pytest.raises(vmctl.ImageError, match="not fit to be used") as caught:
+            host.images.pull(url, sha256=digest)
+        assert backing in caught.value.details
+        with pytest.raises(vmctl.ImageError, match="not fit to be used"):
+            host.create(VMSpec.model_validate({"name": "x", "image": f"{url}#sha256={digest}"}))
     assert snapshot_of_host(host) == before
 
 
