@@ -11,6 +11,7 @@ from typing import BinaryIO, TypeAlias
 
 from vmctl import bases, power, streaming
 from vmctl.errors import ConflictError, ResourceError, UnsupportedError, UsageError
+from vmctl.existing import copy_volume
 from vmctl.hypervisor import image_names, pools, volumes
 from vmctl.hypervisor.attachment import key_of
 from vmctl.hypervisor.connection import Connection
@@ -160,24 +161,37 @@ class Volumes:
         Raises:
             NotFoundError: There is no such volume.
             ConflictError: There is one of the new name, or a running machine writes to the source.
+            ImageError: It is not written as it is said to be, or leads to what is no volume.
             ResourceError: There is no room.
         """
         origin = self._handle(source)
+        pools.refresh(self._connection, origin.pool)
         facts = origin.facts()
         self._refuse_written(facts, "copied")
+        form = self._format_of(facts)
         volume, is_file = self._new(name)
         self._refuse_without_room(volume, facts)
         if is_file:
-            kind = facts.format if facts.format in {"qcow2", "raw"} else "raw"
-            xml = render_volume(volume.name, capacity=facts.capacity, format=kind)
+            xml = render_volume(volume.name, capacity=facts.capacity, format=form)
         else:
             xml = render_block_volume(volume.name, capacity=facts.capacity)
         with (
             Reporter(volume.name, progress).phase("clone"),
             streaming.made_or_undone(volume),
         ):
-            volume.create(xml, source=origin)
+            copy_volume(origin, volume, xml, format=form)
         return volume.facts()
+
+    def _format_of(self, facts: VolumeFacts) -> str:
+        """Return how a volume is written: as the machine has it whose disk it is, if there is one.
+
+        What libvirt says is what it looks like, and that is for the guest to choose.
+        """
+        for listed in list_domains(self._connection):
+            for disk in listed.domain.disks():
+                if disk.path == facts.path:
+                    return disk.format
+        return facts.format if facts.type == "file" and facts.format == "qcow2" else "raw"
 
     def _refuse_without_room(self, volume: StoredVolume, facts: VolumeFacts) -> None:
         available = pools.facts_of(self._connection, volume.pool).available

@@ -20,6 +20,7 @@ from vmctl.errors import (
     WaitTimeoutError,
     WrongStateError,
 )
+from vmctl.existing import copy_volume
 from vmctl.hypervisor import backups
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
@@ -105,11 +106,16 @@ class Copying:
     def _copy(self, copy: Copy) -> None:
         """Let the host copy a volume that nobody writes to, or make one that lies on it."""
         self._phase.update(f"copying {copy.part.target or copy.part.suffix}")
-        if self._origin.inside and copy.part.role is Role.DISK:
-            copy_bytes(copy.part.volume, self._volume(copy.owned.name), self._phase)
-            return
-        source = None if copy.linked else copy.part.volume
-        self._volume(copy.owned.name).create(_xml_of(copy), source=source)
+        made = self._volume(copy.owned.name)
+        is_disk = copy.part.role is Role.DISK
+        if self._origin.inside if is_disk else self._origin.running:
+            # What a guest writes to meanwhile, as to a floppy, the host could copy as what it is
+            # not: it probes.
+            copy_bytes(copy.part.volume, made, self._phase)
+        elif copy.linked:
+            made.create(_xml_of(copy))
+        else:
+            copy_volume(copy.part.volume, made, _xml_of(copy), format=copy.part.format)
 
     def _read_nvram(self) -> bytes | None:
         volume = self._origin.nvram_volume()

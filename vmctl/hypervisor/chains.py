@@ -42,18 +42,22 @@ def read_chain(connection: Connection, path: str, declared: str) -> tuple[Layer,
     found: list[Layer] = []
     while path and len(found) < _LONGEST and path not in {layer.path for layer in found}:
         try:
-            facts = at_path(connection, path).facts()
+            volume = at_path(connection, path)
+            facts = volume.facts()
+            below = volume.format_underneath()
         except VmctlError:
             # It lies in no pool, or is gone: that there is such a layer is known all the same.
             found.append(Layer(path=path, format=declared))
             break
+        kind = declared or facts.format
         found.append(
             Layer(
                 path=path,
-                format=declared or facts.format,
+                format=kind,
                 capacity=facts.capacity,
                 allocation=facts.allocation,
             )
         )
-        path, declared = facts.backing, ""
+        # In a raw disk there may be what looks like a header: its guest wrote that.
+        path, declared = "" if kind == "raw" else facts.backing, below
     return tuple(found)

@@ -125,6 +125,20 @@ class StoredVolume:
         with calling(f"ask for the volume '{self.name}'"):
             return _read(self.pool, raw)
 
+    def format_underneath(self) -> str:
+        """Return the format of what lies under it, as its header gives it; empty for nothing.
+
+        That is what QEMU goes by. How the volume underneath is listed is only what it looks like:
+        a guest may have chosen that, if it was a raw disk.
+
+        Raises:
+            NotFoundError: It isn't there.
+        """
+        raw = self.raw()
+        with calling(f"ask what is under the volume '{self.name}'"):
+            form = etree.fromstring(raw.XMLDesc(0)).find("backingStore/format")
+            return "" if form is None else form.get("type", "")
+
     def physical_size(self) -> int:
         """Return the bytes that a download gives."""
         raw = self.raw()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vmctl.errors import ImageError
 
-__all__ = ["Ends", "check", "check_volume", "is_fixed_vhd"]
+__all__ = ["Backing", "Ends", "backing_of", "check", "check_volume", "is_fixed_vhd", "kind_of"]
 
 # What a program that probes would take a file for by its first bytes.
 _MAGIC = {
@@ -25,6 +25,9 @@ _MAGIC = {
     "qed": b"QED\0",
 }
 _QCOW2_V3_HEADER = 104
+# A header extension; and as long as a name may be, by the specification.
+_QCOW2_BACKING_FORMAT = 0xE2792ACA
+_LONGEST_NAME = 1023
 _VHD_COOKIE = b"conectix"
 _VHD_FIXED, _VHD_DYNAMIC = 2, 3
 _VDI_DYNAMIC, _VDI_STATIC = 1, 2
@@ -47,6 +50,14 @@ class Ends:
     size: int
 
 
+@dataclass(frozen=True)
+class Backing:
+    """What a header says that lies underneath: a name, and its format; empty where not said."""
+
+    name: str
+    format: str
+
+
 def check(path: Path, kind: str, ends: Ends) -> int | None:
     """Refuse what a header says; returns the virtual size where it was read here.
 
@@ -65,6 +76,42 @@ def check(path: Path, kind: str, ends: Ends) -> int | None:
     return None
 
 
+def kind_of(header: bytes) -> str:
+    """Return what a program that probes would take a volume for, by its first bytes."""
+    return next((kind for kind, magic in _MAGIC.items() if header.startswith(magic)), "raw")
+
+
+def backing_of(path: Path, header: bytes) -> Backing | None:
+    """Return what the header of a qcow2 image, seen by `check_volume`, names as underneath it.
+
+    Args:
+        path: What errors call it.
+        header: Its first 64 KiB, or all of it.
+
+    Raises:
+        ImageError: The name is not where it can be read.
+    """
+    version, offset, length = struct.unpack(">IQI", header[4:20])
+    if not offset:
+        return None
+    name = header[offset : offset + length]
+    if not 0 < length <= _LONGEST_NAME or len(name) < length:
+        raise ImageError(
+            f"{str(path)!r} names a file underneath it, and where that name is can't be read",
+            hint=_HINT_ANEW,
+        )
+    begin = struct.unpack(">I", header[100:104])[0] if version == 3 else 72
+    form = ""
+    while begin + 8 <= min(offset, len(header)):
+        kind, size = struct.unpack(">II", header[begin : begin + 8])
+        if not kind:
+            break
+        if kind == _QCOW2_BACKING_FORMAT:
+            form = header[begin + 8 : begin + 8 + size].decode("utf-8", "replace")
+        begin += 8 + (size + 7) // 8 * 8
+    return Backing(name.decode("utf-8", "surrogateescape"), form)
+
+
 def check_volume(name: Path, declared: str, header: bytes) -> None:
     """Refuse a volume by its first bytes; that it lies on another one is for others to judge.
 
@@ -77,7 +124,7 @@ def check_volume(name: Path, declared: str, header: bytes) -> None:
         ImageError: It is not what it is said to be, keeps its data in another file, or has features
             that nobody here knows.
     """
-    found = next((kind for kind, magic in _MAGIC.items() if header.startswith(magic)), "raw")
+    found = kind_of(header)
     if found != declared:
         raise ImageError(
             f"{str(name)!r} is declared as {declared}, and what is in it is {found}",

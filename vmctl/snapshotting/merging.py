@@ -280,9 +280,11 @@ def _lead_snapshots(domain: Domain, top: str, base: str) -> None:
     """Let the snapshots that name a merged layer name the file that it was merged into."""
     volume = at_path(domain.connection, base)
     pools.refresh(domain.connection, volume.pool)
-    form = volume.facts().format
     for entry in backend.list_details(domain):
         if top in entry.files:
+            # As what is merged had it, and not what a raw disk looks like.
+            above = at_path(domain.connection, top)
+            form = above.format_underneath() or volume.facts().format
             text = backend.xml_of(domain, entry.facts.name)
             root = etree.fromstring(text)
             for source in root.iter("source"):

@@ -86,11 +86,11 @@ class VariablesCopy:
     owned: OwnedVolume
 
     def make(self) -> None:
-        """Copy them."""
-        capacity = self.source.facts().capacity
-        StoredVolume(self.source.connection, self.owned.pool, self.owned.name).create(
-            render_volume(self.owned.name, capacity=capacity, format="raw"), source=self.source
-        )
+        """Copy them, byte by byte: a guest writes to them, and the host's own copy would probe."""
+        content = self.source.read()
+        copy = StoredVolume(self.source.connection, self.owned.pool, self.owned.name)
+        copy.create(render_volume(copy.name, capacity=len(content), format="raw"))
+        copy.write(content)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,8 @@ def _layers(domain: Domain, record: Record, disk: DiskFile) -> Iterator[Layer]:
         volume = at_path(domain.connection, path)
         facts = volume.facts()
         if not kind:
-            # libvirt made a base's volume as a plain file, and may not have looked into it since.
+            # An overlay of somebody else's that doesn't say. libvirt made a base's volume as a
+            # plain file, and may not have looked into it since.
             kind = "qcow2" if is_base(volume.name) else facts.format
         stamp = volume.stamp()
         if (volume.pool, volume.name) not in own:
@@ -118,7 +119,9 @@ def _layers(domain: Domain, record: Record, disk: DiskFile) -> Iterator[Layer]:
         yield Layer(volume, kind, stamp)
         if kind != "qcow2" or not facts.backing:
             return
-        path, kind = facts.backing, ""
+        # Not what libvirt takes it for: a raw disk that is frozen under a snapshot holds what its
+        # guest wrote, be it a header that leads to a disk of another's.
+        path, kind = facts.backing, volume.format_underneath()
     raise ImageError(
         f"the disk {disk.target} of '{domain.name}' has more than {_MOST_LAYERS} layers",
         hint="`vmctl doctor` looks at the volumes of the host",
