@@ -33,6 +33,7 @@ _SECTORS = {"vda": 4000, "vdb": 0}
 # By its file as well, so that a torn file system is seen.
 _FILE = "/var/value"
 _MEMORY = "/dev/shm/value"
+_BOOT_SECONDS = 400.0
 # Of libvirt-qemu.h: the command is one for people.
 _HMP = 1
 _LOG = logging.getLogger(__name__)
@@ -143,6 +144,11 @@ class Player:
     def taken(self) -> list[str]:
         """The snapshots, in the order in which they were taken."""
         return list(self._taken)
+
+    @property
+    def taken_running(self) -> list[str]:
+        """Those of them that leave the machine running."""
+        return [name for name, taken in self._taken.items() if taken.state.running]
 
     @property
     def clones(self) -> list[str]:
@@ -267,7 +273,7 @@ class Player:
         self._state = self._taken[name].state
         self._current = name
         if self._state.running and self.kind.guest:
-            until_agent(self.vm)
+            until_agent(self.vm, _BOOT_SECONDS)
         self._check()
 
     def delete(self, name: str, *, children: bool = False) -> None:
@@ -308,7 +314,7 @@ class Player:
 
     def clone(self, name: str | None = None, *, linked: bool = False) -> None:
         """Make a clone of a snapshot, or of the present."""
-        called = f"{self.vm.name}-{len(self.log)}"
+        called = f"c{len(self.log)}"
         self._step(f"clone({name!r}, {linked=})")
         state = self._state if name is None else self._taken[name].state
         if linked and name is None and not self.kind.external and self._kinds() == {False}:
@@ -323,7 +329,7 @@ class Player:
 
     def flatten_clone(self, name: str) -> None:
         """Let a clone stand alone."""
-        self._step(f"flatten_clone(player.clones[{self.clones.index(name)}])")
+        self._step(f"flatten_clone({name!r})")
         clone = self._clones[name]
         assert (clone.vm.flatten() != ()) == bool(clone.lies_on)
         clone.lies_on = ""
@@ -331,7 +337,7 @@ class Player:
 
     def drop(self, name: str) -> None:
         """Delete a clone."""
-        self._step(f"drop(player.clones[{self.clones.index(name)}])")
+        self._step(f"drop({name!r})")
         self._drop(name)
         self._check()
 
@@ -367,7 +373,7 @@ class Player:
         self.vm.start()
         self.boots += 1
         if self.kind.guest:
-            until_agent(self.vm)
+            until_agent(self.vm, _BOOT_SECONDS)
         if "variables" in self.kind.places:
             self._in_guest(f"mount -t efivarfs efivarfs {_EFIVARS}")
         self._state = replace(self._state, running=True, memory=None)
