@@ -203,6 +203,8 @@ class Player:
         self._current = ""
         # Whatever was done, nothing is left of it but one file for each disk.
         for disk in self.vm.info().disks:
+            if disk.target not in _SECTORS:
+                continue
             layers = [layer.path for layer in disk.chain if "sha256-" not in layer.path]
             assert len(layers) == 1, layers
         consistent(self.host, self.vm)
