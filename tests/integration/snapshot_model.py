@@ -174,7 +174,6 @@ class Player:
 
     def begin(self) -> None:
         """Begin a life: without snapshots and clones, running, with fresh values."""
-        self.log.clear()
         _LOG.info("%s: begin()", self.kind.name)
         if self.machine is None:
             self.machine = self.launch()
@@ -182,6 +181,8 @@ class Player:
             self._flat = not self.kind.guest
         else:
             self._clean()
+        # Till then the life before is what it is about.
+        self.log.clear()
         self._count = 0
         self._run()
         self.boots = 0
