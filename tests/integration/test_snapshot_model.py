@@ -11,6 +11,7 @@ What failed says which steps led to it; as a list of them it becomes a test at t
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
@@ -200,12 +201,11 @@ def play(player: Player, steps: int) -> None:
     """Play lives of at least so many steps in all; the same ones each time, for one seed."""
     seed = _SEED
     while player.steps < steps:
-        lives = (steps - player.steps) // _STEPS_OF_A_LIFE
+        lives = math.ceil((steps - player.steps) / _STEPS_OF_A_LIFE)
         run_state_machine_as_test(
             hypothesis.seed(seed)(type("Life", (Life,), {"player": player})),
             settings=settings(
-                # The first one is always the same.
-                max_examples=max(2, lives),
+                max_examples=lives,
                 stateful_step_count=_STEPS_OF_A_LIFE,
                 deadline=None,
                 database=None,
@@ -218,7 +218,7 @@ def play(player: Player, steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "steps"), [(_INSIDE, 120), (_MIXED, 120), (_UEFI, 80)], ids=["inside", "mixed", "uefi"]
+    ("kind", "steps"), [(_INSIDE, 120), (_MIXED, 120), (_UEFI, 60)], ids=["inside", "mixed", "uefi"]
 )
 def test_random_lives(make_player: Callable[[Kind], Player], kind: Kind, steps: int) -> None:
     play(make_player(kind), int(_STEPS or steps))
