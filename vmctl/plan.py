@@ -201,7 +201,7 @@ def plan_disk(
         Its source, its format, and the volume that is going to be made for it.
     """
     alone = spec.model_copy(update={"disks": (spec.disks[index],), "image": None})
-    builder = _Builder(alone, uuid, pool, reporter)
+    builder = _Builder(alone, uuid, pool, reporter, boots=False)
     source, form = next(builder.disks())
     return source, form, next(iter(builder.volumes), None)
 
@@ -263,7 +263,11 @@ class _Builder:
         pool: Pool,
         reporter: Reporter,
         imported: Imported | None = None,
+        *,
+        boots: bool = True,
     ) -> None:
+        # What is given a kernel needs no firmware to find one.
+        self._boots = boots and spec.boot.kernel is None
         self._imported = () if imported is None else imported.disks
         self._nvram = None if imported is None else imported.nvram
         self._spec = spec
@@ -349,7 +353,7 @@ class _Builder:
                 continue
             image = disk.image or (self._spec.image if number == 0 else None)
             kind = disk.format or "qcow2"
-            base = None if image is None else self._image(image, field)
+            base = None if image is None else self._image(image, field, boots=number == 0)
             yield (
                 self._add(
                     NewVolume(
@@ -363,10 +367,16 @@ class _Builder:
                 kind,
             )
 
-    def _image(self, reference: str, field: str) -> Image | ImageName:
+    def _image(self, reference: str, field: str, *, boots: bool) -> Image | ImageName:
         if reference not in self._images:
             try:
-                found = obtain(self._pool, reference, reporter=self._reporter, arch=self._spec.arch)
+                found = obtain(
+                    self._pool,
+                    reference,
+                    reporter=self._reporter,
+                    arch=self._spec.arch,
+                    firmware=self._spec.firmware.type if boots and self._boots else None,
+                )
             except UsageError as error:
                 raise _bad_reference(field, error) from error
             if isinstance(found, Image):

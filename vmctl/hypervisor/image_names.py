@@ -35,6 +35,7 @@ class ImageName:
         user: Who the image's own cloud-init configuration logs in; empty where that isn't known.
         os: The operating system, by libosinfo's short id; empty where that isn't known.
         arch: The guest's architecture, by libvirt's name; empty where that isn't known.
+        firmware: What it boots with at least, ``bios`` or ``uefi``; empty where that isn't known.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ImageName:
     user: str = ""
     os: str = ""
     arch: str = ""
+    firmware: str = ""
 
 
 def is_name(volume: str) -> bool:
