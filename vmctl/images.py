@@ -96,6 +96,7 @@ class Images:
             user=(entry.user or "") if entry else "",
             os=(entry.os or "") if entry else "",
             arch=entry.arch if entry else "",
+            firmware=entry.firmware if entry else "",
         )
 
     def import_file(
@@ -132,6 +133,7 @@ class Images:
         *,
         name: str | None = None,
         packages: Sequence[str] = (),
+        offline: Sequence[str] = (),
         mirror: str | Sequence[str] = (),
         progress: ProgressCallback | None = None,
     ) -> ImageInfo:
@@ -141,6 +143,7 @@ class Images:
             recipe: One of `vmctl.imaging.build.recipes`: ``debian-12``.
             name: What to call it; the recipe's name.
             packages: Packages to install beside the recipe's own.
+            offline: Packages to put into it uninstalled, for guests without a network.
             mirror: The mirrors to take; those of this machine by default.
             progress: Told of the phases ``build`` and ``upload``.
 
@@ -155,10 +158,19 @@ class Images:
         called = checked_name(name or recipe)
         reporter = Reporter(called, progress)
         with reporter.phase("build") as phase:
-            path = build(recipe, packages=packages, mirror=mirror, phase=phase)
+            path = build(recipe, packages=packages, offline=offline, mirror=mirror, phase=phase)
         with reporter.phase("image") as phase:
             image = inspect(path, format="qcow2", phase=phase)
-        return self._keep(image, called, reporter, source="built here", verified_by="apt")
+        return self._keep(
+            image,
+            called,
+            reporter,
+            source="built here",
+            verified_by="apt",
+            os=recipe.replace("-", ""),
+            arch="x86_64",
+            firmware="bios",
+        )
 
     def _keep(self, image: Image, name: str, reporter: Reporter, **known: str) -> ImageInfo:
         pool = self._open()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from vmctl import bases
 from vmctl.hypervisor import image_names
@@ -21,11 +21,20 @@ class GivenName:
         name: It.
         source: Where the image came from under that name.
         verified_by: What it was compared with; empty where it came from a file.
+        user: Who the image's own cloud-init configuration logs in; empty where that isn't known,
+            as with what follows.
+        os: The operating system, by libosinfo's short id.
+        arch: The guest's architecture.
+        firmware: What it boots with at least, ``bios`` or ``uefi``.
     """
 
     name: str
     source: str
     verified_by: str
+    user: str = ""
+    os: str = ""
+    arch: str = ""
+    firmware: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +89,9 @@ def list_images(pool: Pool) -> list[ImageInfo]:
             ImageInfo(
                 digest=digest,
                 names=tuple(
-                    GivenName(name=entry.name, source=entry.source, verified_by=entry.verified_by)
+                    GivenName(
+                        **{field.name: getattr(entry, field.name) for field in fields(GivenName)}
+                    )
                     for entry in called
                 ),
                 virtual_size=virtual_size,

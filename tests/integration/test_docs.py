@@ -38,7 +38,7 @@ PAGES = {
     "README.md": "",
     "docs/tutorial.md": "",
     "docs/how-to/launch-from-yaml.md": HOST,
-    "docs/how-to/build-images.md": "",
+    "docs/how-to/build-images.md": HOST,
     "docs/how-to/power.md": HOST + WEB,
     "docs/how-to/change-a-machine.md": HOST + WEB,
     "docs/how-to/snapshots.md": HOST + WEB,

@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 import vmctl
 from tests.http_server import serving
 from vmctl import bases
+from vmctl.cli.root import root
 from vmctl.hypervisor import private
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.images import ImageInfo
+from vmctl.imaging.build import built_path
 from vmctl.imaging.download import fetch
 from vmctl.imaging.download_cache import DownloadCache
 from vmctl.imaging.http import Limits
@@ -165,6 +168,87 @@ def test_a_url_with_its_checksum_in_a_spec(
     vm = host.create(make_spec(image=f"{url}#sha256={digest}"))
     assert host.images.info(digest).clones == 1
     vm.delete()
+
+
+def test_an_image_that_is_built(
+    host: vmctl.Host, tmp_path: Path, clean_images: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The building itself has its own tests; here it was done before, with just these options."""
+    monkeypatch.setenv("VMCTL_IMAGE_CACHE", str(tmp_path))
+    packages, offline, mirror = ["tmux"], ["hello", "tree"], "http://mirror.example/debian"
+    built = built_path("debian-12", packages=packages, offline=offline, mirror=mirror)
+    small_qcow2(tmp_path).rename(built)
+    words = "--package tmux --offline hello --offline tree --mirror http://mirror.example/debian"
+    done = CliRunner().invoke(
+        root,
+        [*("-c", host.uri, "-f", "json", "image", "build", "debian-12"), *words.split()],
+    )
+    assert done.exit_code == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["digest"] == hashlib.sha256(built.read_bytes()).hexdigest()
+    (name,) = made["names"]
+    assert (name["name"], name["source"], name["verified_by"]) == ("debian-12", "built here", "apt")
+    assert (name["os"], name["arch"], name["firmware"]) == ("debian12", "x86_64", "bios")
+    again = host.images.build(
+        "debian-12", name="site", packages=packages, offline=offline, mirror=mirror
+    )
+    assert names_of(again) == ["debian-12", "site"]
+    host.create(vmctl.VMSpec.model_validate({"name": "b", "image": "site", "nics": []})).delete()
+    with pytest.raises(vmctl.NotFoundError, match="no recipe for an image 'debian-1'"):
+        host.images.build("debian-1")
+
+
+def test_what_a_catalogue_says_of_an_image(
+    host: vmctl.Host,
+    make_spec: SpecMaker,
+    tmp_path: Path,
+    clean_images: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(*words: str, stdin: str = "") -> Result:
+        return CliRunner().invoke(root, ["-c", host.uri, *words], input=stdin)
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    body = small_qcow2(tmp_path).read_bytes()
+    spec = make_spec(image="ours").to_yaml()
+    uefi = make_spec(image="ours", firmware="uefi").to_yaml()
+    warning = "warning: nothing says what {} has to give: it was not verified\n"
+    with serving() as server:
+        server.page("/ours.qcow2", body)
+        url = server.url("/ours.qcow2")
+        entry = f"{{name: ours, url: '{url}', unverified: true, user: admin, os: debian12"
+        (tmp_path / "vmctl").mkdir()
+        listing = tmp_path / "vmctl" / "images.yaml"
+        listing.write_text(f"images: [{entry}, firmware: uefi}}]\n")
+        listed = run("image", "list", "--remote", "--arch", "x86_64").stdout.splitlines()
+        assert listed[0].split()[-4:] == ["USER", "FIRMWARE", "OS", "DESCRIPTION"]
+        (line,) = [line.split() for line in listed if line.startswith("ours ")]
+        assert line == ["ours", "x86_64", "-", "admin", "uefi", "debian12", "-"]
+        # Nothing is fetched for a machine that can't boot it.
+        refused = run("create", "-", stdin=spec)
+        assert (refused.exit_code, server.requests) == (7, [])
+        assert "firmware.type: the image 'ours' needs uefi, and it is bios" in refused.stderr
+        # A launch that fetches what nothing verifies says so, as a pull does.
+        made = run("create", "-", stdin=uefi)
+        assert made.exit_code == 0, made.stderr
+        assert warning.format(url) in made.stderr
+        pulled = run("-f", "json", "image", "pull", "ours")
+        assert pulled.exit_code == 0, pulled.stderr
+        assert pulled.stderr == warning.format(url)
+    (name,) = json.loads(pulled.stdout)["names"]
+    assert name == {
+        "name": "ours",
+        "source": url,
+        "verified_by": "nothing",
+        "user": "admin",
+        "os": "debian12",
+        "arch": "x86_64",
+        "firmware": "uefi",
+    }
+    said = "for x86_64, debian12, its own user is admin, needs UEFI)"
+    assert said in run("image", "info", "ours").stdout
+    # By its name in the pool, too.
+    assert run("create", "-", stdin=spec).exit_code == 7
 
 
 def test_a_cache_that_is_emptied_beside_a_launch(

@@ -60,9 +60,17 @@ def _print(found: Sequence[ImageInfo]) -> None:
 
 def _print_catalogue(found: Sequence[Entry]) -> None:
     print_table(
-        ("NAME", "ARCH", "ALSO", "USER", "DESCRIPTION"),
+        ("NAME", "ARCH", "ALSO", "USER", "FIRMWARE", "OS", "DESCRIPTION"),
         [
-            (entry.name, entry.arch, ", ".join(entry.aliases), entry.user or "", entry.description)
+            (
+                entry.name,
+                entry.arch,
+                ", ".join(entry.aliases),
+                entry.user or "",
+                entry.firmware,
+                entry.os or "",
+                entry.description,
+            )
             for entry in found
         ],
     )
@@ -140,23 +148,40 @@ def import_file(app: App, path: str, kind: str | None, name: str | None) -> None
 @command("build")
 @click.argument("recipe", metavar="RELEASE")
 @click.option("--package", "packages", multiple=True, metavar="PACKAGE", help="One more package.")
+@click.option("--offline", multiple=True, metavar="PACKAGE", help="One more, not installed.")
 @click.option("--mirror", "mirrors", multiple=True, metavar="URL", help="A mirror to take.")
 @_name
 @pass_app
 def build(
-    app: App, recipe: str, packages: tuple[str, ...], mirrors: tuple[str, ...], name: str | None
+    app: App,
+    *,
+    recipe: str,
+    packages: tuple[str, ...],
+    offline: tuple[str, ...],
+    mirrors: tuple[str, ...],
+    name: str | None,
 ) -> None:
     """Build an image of a Debian RELEASE (debian-12) from packages, and keep it in the pool."""
     with app.connect() as host, app.progress(passing=True) as progress:
         made = host.images.build(
-            recipe, name=name, packages=packages, mirror=mirrors, progress=progress
+            recipe,
+            name=name,
+            packages=packages,
+            offline=offline,
+            mirror=mirrors,
+            progress=progress,
         )
     _done(app, made, "built", name)
 
 
 def _origin(known: GivenName) -> str:
-    verified = f", verified by {known.verified_by}" if known.verified_by else ""
-    return f"{known.name} (from {known.source or 'somewhere'}{verified})"
+    said = [f"from {known.source or 'somewhere'}"]
+    said += [f"verified by {known.verified_by}"] if known.verified_by else []
+    said += [f"for {known.arch}"] if known.arch else []
+    said += [known.os] if known.os else []
+    said += [f"its own user is {known.user}"] if known.user else []
+    said += ["needs UEFI"] if known.firmware == "uefi" else []
+    return f"{known.name} ({', '.join(said)})"
 
 
 @command("info")
