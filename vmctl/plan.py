@@ -20,6 +20,7 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.networks import is_active
+from vmctl.hypervisor.outgrowing import warn_of_outgrowing
 from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.imaging.inspection import Image
 from vmctl.obtaining import obtain
@@ -349,23 +350,30 @@ class _Builder:
                 continue
             brought = self._imported[number] if number < len(self._imported) else None
             if brought is not None:
+                self._see_whether_it_fits(target, brought.virtual_size)
                 yield self.add_content(f"{target}.qcow2", Role.DISK, brought.path), "qcow2"
                 continue
             image = disk.image or (self._spec.image if number == 0 else None)
             kind = disk.format or "qcow2"
             base = None if image is None else self._image(image, field, boots=number == 0)
+            capacity = _capacity(disk.size, base, field)
+            self._see_whether_it_fits(target, capacity)
             yield (
                 self._add(
                     NewVolume(
                         owned=self._owned(f"{target}.{kind}", Role.DISK),
                         format=kind,
-                        capacity=_capacity(disk.size, base, field),
+                        capacity=capacity,
                         base=base,
                         full=disk.full_clone,
                     )
                 ),
                 kind,
             )
+
+    def _see_whether_it_fits(self, target: str, size: int) -> None:
+        what = f"the disk {target} of '{self._spec.name}'"
+        warn_of_outgrowing(self._pool.connection, self._pool.name, what, size)
 
     def _image(self, reference: str, field: str, *, boots: bool) -> Image | ImageName:
         if reference not in self._images:

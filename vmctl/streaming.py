@@ -23,6 +23,7 @@ from vmctl.errors import (
 from vmctl.hypervisor import pools, uploads
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import outlasting
+from vmctl.hypervisor.outgrowing import warn_of_outgrowing
 from vmctl.hypervisor.streams import data_size
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.conversion import check_once
@@ -80,8 +81,12 @@ def _undo(volume: StoredVolume, cause: BaseException) -> None:
         ) from cause
 
 
-def _inspect(path: Path, declared: str | None, phase: Phase) -> None:
-    """Refuse a file that is not what it is said to be, before anything on the host opens it."""
+def _inspect(path: Path, declared: str | None, phase: Phase) -> int:
+    """Refuse a file that is not what it is said to be, before anything on the host opens it.
+
+    Returns:
+        The bytes that a guest would see.
+    """
     found = inspect(path, format=declared, phase=phase)
     if found.format not in {"qcow2", "raw"}:
         raise ImageError(
@@ -90,6 +95,7 @@ def _inspect(path: Path, declared: str | None, phase: Phase) -> None:
         )
     if found.format == "qcow2":
         check_once(found)
+    return found.virtual_size
 
 
 def _stamp(file: int) -> tuple[int, int, int]:
@@ -135,9 +141,11 @@ def upload(volume: StoredVolume, path: Path, *, declared: str | None, reporter: 
         file = opened_file.fileno()
         before = _stamp(file)
         with reporter.phase("image") as phase:
-            _inspect(path, declared, phase)
+            virtual_size = _inspect(path, declared, phase)
         if volume.exists():
             raise volume.name_is_taken()
+        what = f"the volume '{volume.name}'"
+        warn_of_outgrowing(volume.connection, volume.pool, what, virtual_size)
         size = os.fstat(file).st_size
         in_files = pools.facts_of(volume.connection, volume.pool).type in pools.FILE_POOLS
         _refuse_without_room(volume, data_size(file) if in_files else size)

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import vmctl
 from tests.http_server import serving
+from vmctl.cli.root import root
 from vmctl.hypervisor import private
 from vmctl.imaging.bundle import BundledFile, Manifest, Writer
 from vmctl.imaging.ovf_writing import ExportedDisk, describe_machine, write_ova
@@ -159,6 +161,52 @@ def test_a_bundle_whose_disk_is_not_what_it_says(host: vmctl.Host, tmp_path: Pat
     with pytest.raises(vmctl.ImageError, match=f"has {SIZE} bytes, and it says {1 << 40}"):
         host.import_machine(bundle(tmp_path, whole, virtual_size=1 << 40))
     assert snapshot_of_host(host) == before
+
+
+def test_a_disk_that_is_larger_than_the_pool_is_warned_of(
+    private_host: private.PrivateHost,
+    host: vmctl.Host,
+    tmp_path: Path,
+    small_pool: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """At every way in; what fits is taken without a word."""
+
+    def empty(size: str) -> Path:
+        path = tmp_path / f"{size}.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), size], check=True)
+        return path
+
+    def machine(**disk: str) -> VMSpec:
+        return VMSpec.model_validate({**SPEC, "disks": [disk]})
+
+    with vmctl.connect(f"private:{private_host.name}", pool=small_pool) as there:
+
+        def warned() -> list[bool]:
+            found = [
+                f"more than all of the pool '{small_pool}'" in text for text in caplog.messages
+            ]
+            caplog.clear()
+            return found
+
+        for size, outgrows in (("4M", False), ("1T", True)):
+            image, said = empty(size), [True] if outgrows else []
+            there.import_machine(image, name="faulty").delete()
+            assert warned() == said
+            there.create(machine(image=str(image))).delete()
+            assert warned() == said
+            there.create(machine(size=f"{size}iB")).delete()
+            assert warned() == said
+            there.volumes.upload(image, "uploaded.qcow2")
+            there.volumes.delete("uploaded.qcow2")
+            assert warned() == said
+            assert there.images.import_file(image, name="faulty").outgrows_pool is outgrows
+            there.images.remove("faulty")
+        words = ["-c", f"private:{private_host.name}", "--pool", small_pool, "image", "import"]
+        done = CliRunner().invoke(root, [*words, str(image), "--name", "faulty"])
+        assert done.exit_code == 0, done.stderr
+        assert "warning: a disk of it has 1 TiB, more than all of the pool" in done.stderr
+        there.images.remove("faulty")
 
 
 @contextmanager
