@@ -165,7 +165,9 @@ def test_an_image_is_looked_at_before_it_enters(
     assert name not in names(host)
 
 
-def test_a_clone_is_whole_and_apart(host: vmctl.Host, make_spec: SpecMaker, name: str) -> None:
+def test_a_clone_is_whole_and_apart(
+    host: vmctl.Host, make_spec: SpecMaker, micro_image: str, name: str, tmp_path: Path
+) -> None:
     vm = host.create(make_spec())
     disk = next(volume for volume in host.volumes.list() if f"{vm.uuid}.vda." in volume.name)
     assert disk.backing
@@ -173,6 +175,9 @@ def test_a_clone_is_whole_and_apart(host: vmctl.Host, make_spec: SpecMaker, name
     assert cloned.backing == ""
     assert cloned.capacity == disk.capacity
     assert cloned.allocation > disk.allocation
+    host.volumes.download(name, tmp_path / "copy")
+    compare = ["qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", micro_image]
+    subprocess.run([*compare, str(tmp_path / "copy")], check=True)
     host.volumes.delete(name)
     vm.delete()
 

@@ -38,6 +38,20 @@ def test_there_and_back(tmp_path: Path, raw: Image, kind: str) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {raw.path.name, "there", "back"}
 
 
+@pytest.mark.parametrize("kind", ["qcow2", "vmdk"])
+def test_what_a_header_names_is_never_opened(tmp_path: Path, raw: Image, kind: str) -> None:
+    """Though nothing that was looked at would name a file, and nothing here looks at it again."""
+    base, over = tmp_path / "base", tmp_path / "over"
+    qemu_img.convert(raw, base, kind)
+    create = ["qemu-img", "create", "-q", "-f", kind, "-b", str(base), "-F", kind, str(over)]
+    subprocess.run(create, check=True)
+    image = Image(
+        path=over, format=kind, size=over.stat().st_size, virtual_size=len(DATA), digest=""
+    )
+    qemu_img.convert(image, tmp_path / "flat", "raw")
+    assert (tmp_path / "flat").read_bytes() == bytes(len(DATA))
+
+
 def test_compressed_is_smaller(tmp_path: Path, raw: Image) -> None:
     qemu_img.convert(raw, tmp_path / "small", "qcow2", compress=True)
     assert (tmp_path / "small").stat().st_size < len(DATA) / 2
