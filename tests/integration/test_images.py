@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from click.testing import CliRunner, Result
 import vmctl
 from tests.http_server import serving
 from vmctl import bases
+from vmctl.cli.output import human_size
 from vmctl.cli.root import root
 from vmctl.hypervisor import private
 from vmctl.hypervisor.claims import claimed
@@ -193,7 +195,28 @@ def test_an_image_that_is_built(
         "debian-12", name="site", packages=packages, offline=offline, mirror=mirror
     )
     assert names_of(again) == ["debian-12", "site"]
-    host.create(vmctl.VMSpec.model_validate({"name": "b", "image": "site", "nics": []})).delete()
+    # Two machines of it: one copy, and what the second one would have taken is shown as saved.
+    for machine in ("one", "two"):
+        host.create(vmctl.VMSpec.model_validate({"name": machine, "image": "site", "nics": []}))
+    found = host.images.info("site")
+    assert found.saved == found.allocation > 0
+    saved = human_size(found.saved)
+    table = CliRunner().invoke(root, ["-c", host.uri, "image", "list"]).stdout.splitlines()
+    head = table[0].split()
+    (line,) = [line.replace("debian-12, site", "both") for line in table if "site" in line]
+    cells = re.split(" {2,}", line.strip())
+    assert dict(zip(head, cells, strict=True)) == {
+        "NAME": "both",
+        "DIGEST": found.digest[:12],
+        "DISK": "8 MiB",
+        "SIZE": saved,
+        "CLONES": "2",
+        "SAVED": saved,
+        "STATE": "whole",
+    }
+    shown = CliRunner().invoke(root, ["-c", host.uri, "image", "info", "site"]).stdout
+    assert re.search(rf"^saved +{re.escape(saved)}$", shown, re.MULTILINE)
+    assert re.search(r"^clones +2$", shown, re.MULTILINE)
     with pytest.raises(vmctl.NotFoundError, match="no recipe for an image 'debian-1'"):
         host.images.build("debian-1")
 
