@@ -39,7 +39,11 @@ def acquire(source: Source, *, phase: Phase | None = None) -> tuple[Image, Fetch
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         unpacked = folder / f"sha256-{fetched.sha256}"
         with _alone(unpacked):
-            path = unpacked if unpacked.exists() else unpack(path, unpacked, phase=phase)
+            try:
+                path = unpacked if unpacked.exists() else unpack(path, unpacked, phase=phase)
+            except ImageError:
+                fetched.path.unlink(missing_ok=True)
+                raise
     try:
         return inspect(path, phase=phase), fetched
     except ImageError as error:

@@ -70,3 +70,12 @@ def test_what_is_refused_does_not_stay_in_the_cache(
     image, _fetched = acquire(verified(server, "/good", body(qcow2())))
     assert image.path.read_bytes() == qcow2()
     assert len(images_in(own_cache)) == 1 + packed
+
+
+def test_a_bomb_is_refused_by_the_bounds_that_hold(server: Server, own_cache: Path) -> None:
+    # Of 1 GiB nothing is said yet; what comes then is a thousand times as large as it was sent.
+    bomb = gzip.compress(bytes(64 << 20)) * 17
+    assert len(bomb) < 2 << 20
+    with pytest.raises(ImageError, match="unfold"):
+        acquire(verified(server, "/bomb.gz", bomb))
+    assert images_in(own_cache) == []
