@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vmctl.errors import ConflictError, ImageError, NotFoundError, ResourceError
+from vmctl.errors import ConflictError, HypervisorError, ImageError, NotFoundError, ResourceError
 from vmctl.hypervisor import uploads
 from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.events import Signal
@@ -31,6 +31,7 @@ __all__ = [
     "is_complete",
     "name_for",
     "refuse_without_room",
+    "refuse_writing",
     "users_of",
 ]
 
@@ -63,6 +64,19 @@ def is_base(volume: str) -> bool:
     return volume.startswith("sha256-") and volume.endswith(".qcow2") and len(volume) == 77
 
 
+def refuse_writing(volume: str) -> None:
+    """Refuse to let anybody write to a base image: its name states what is in it.
+
+    Raises:
+        ConflictError: It is one.
+    """
+    if is_base(volume):
+        raise ConflictError(
+            f"the volume '{volume}' is an image's, and must not change",
+            hint="write `image:` for a clone of it, or attach it with read_only",
+        )
+
+
 def users_of(usage: Usage, pool: Pool, digest: str) -> tuple[VolumeUser, ...]:
     """Return what depends on an image."""
     volume = name_for(digest)
@@ -71,9 +85,16 @@ def users_of(usage: Usage, pool: Pool, digest: str) -> tuple[VolumeUser, ...]:
 
 def is_complete(pool: Pool, volume: str) -> bool:
     """Return whether a base image is in the pool, and whole."""
+    image = StoredVolume.of(pool, volume)
     try:
-        return StoredVolume.of(pool, volume).read(length=len(_MAGIC)) == _MAGIC
+        return image.read(length=len(_MAGIC)) == _MAGIC
     except NotFoundError:
+        return False
+    except HypervisorError:
+        # libvirt lists a file that was removed behind its back until it looks through the pool.
+        pool.refresh()
+        if image.exists():
+            raise
         return False
 
 

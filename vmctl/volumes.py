@@ -71,6 +71,11 @@ class Volumes:
             raise UsageError(
                 f"{volume.name!r} can't be a volume's name", hint="begin it with a letter"
             )
+        if bases.is_base(volume.name) or image_names.is_name(volume.name):
+            raise UsageError(
+                f"{volume.name!r} is a name that images have",
+                hint="choose another; `vmctl image import` brings an image in",
+            )
         kind = pools.facts_of(self._connection, volume.pool).type
         if kind in {"iscsi", "iscsi-direct", "scsi", "mpath"}:
             raise UnsupportedError(
@@ -218,6 +223,7 @@ class Volumes:
         """
         capacity = int(_size(size))
         volume = self._handle(name)
+        bases.refuse_writing(volume.name)
         facts = volume.facts()
         if capacity <= facts.capacity:
             raise UsageError(

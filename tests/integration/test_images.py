@@ -567,6 +567,59 @@ def test_a_base_that_was_removed_behind_vmctls_back(
     vm.delete()
 
 
+def test_a_base_whose_file_was_removed(
+    host: vmctl.Host,
+    private_host: private.PrivateHost,
+    tmp_path: Path,
+    make_spec: SpecMaker,
+    clean_images: set[str],
+) -> None:
+    """As by rm: libvirt lists it until it looks through the pool again."""
+    made = host.images.import_file(small_qcow2(tmp_path), name="gone")
+    vm = host.create(make_spec(image="gone"))
+    (private_host.state_dir / "lib" / "images" / bases.name_for(made.digest)).unlink()
+    assert host.gc() == []
+    vm.delete()
+
+
+def test_images_are_nobodys_to_write_to(
+    host: vmctl.Host,
+    private_host: private.PrivateHost,
+    tmp_path: Path,
+    make_spec: SpecMaker,
+    clean_images: set[str],
+) -> None:
+    file = small_qcow2(tmp_path)
+    made = host.images.import_file(file, name="fixed")
+    volume = bases.name_for(made.digest)
+    with pytest.raises(vmctl.ConflictError, match="must not change"):
+        host.volumes.grow(volume, "4GiB")
+    folder = private_host.state_dir / "lib" / "images"
+    vm = host.create(make_spec(cloud_init=None))
+    for reference in (volume, f"default/{volume}", str(folder / volume)):
+        with pytest.raises(vmctl.ConflictError, match="must not change"):
+            host.create(make_spec(cloud_init=None, disks=[{}, {"volume": reference}]))
+        with pytest.raises(vmctl.ConflictError, match="must not change"):
+            vm.disks.attach(vmctl.DiskSpec(volume=reference))
+    vm.disks.attach(vmctl.DiskSpec(volume=volume, read_only=True))
+    vm.delete()
+    assert (folder / volume).read_bytes() == file.read_bytes()
+    # Nor is any volume made that would be taken for an image, or for the name of one.
+    for name in (bases.name_for("0" * 64), "mine.vmctl-image"):
+        with pytest.raises(vmctl.UsageError, match="a name that images have"):
+            host.volumes.upload(file, name)
+    theirs = folder / "theirs.vmctl-image"
+    theirs.write_bytes(b"somebody else's" * 300)
+    open_pool(host._connection, "default").refresh()
+    try:
+        with pytest.raises(vmctl.ConflictError, match="already"):
+            host.images.import_file(file, name="theirs")
+        assert theirs.read_bytes() == b"somebody else's" * 300
+    finally:
+        theirs.unlink()
+        open_pool(host._connection, "default").refresh()
+
+
 @pytest.mark.parametrize("grows", [False, True])
 def test_an_image_that_was_changed_is_found(
     host: vmctl.Host,

@@ -69,14 +69,31 @@ def read_name(pool: Pool, name: str) -> ImageName | None:
 
 
 def write_name(pool: Pool, entry: ImageName) -> None:
-    """Let a name stand for an image; what it stood for before is forgotten."""
+    """Let a name stand for an image; what it stood for before is forgotten.
+
+    Raises:
+        ConflictError: There is a volume of somebody else's where the name is to be kept.
+    """
     content = json.dumps(asdict(entry)).encode().ljust(_SIZE)
     volume = _volume_of(pool, entry.name)
     if not volume.exists():
         # Of two who give it at once, the one who writes last has it.
         with suppress(ConflictError):
             volume.create(render_volume(volume.name, capacity=_SIZE, format="raw"))
+    elif not _may_be_a_note(volume):
+        raise volume.name_is_taken()
     volume.write(content)
+
+
+def _may_be_a_note(volume: StoredVolume) -> bool:
+    """Return whether a volume keeps a name, or is about to: and not what somebody else put there.
+
+    A client that was killed may have left one of zeros.
+    """
+    if volume.physical_size() > _SIZE:
+        return False
+    content = volume.read(length=_SIZE)
+    return not content.strip(b"\0") or content.lstrip().startswith(b'{"name":')
 
 
 def remove_name(pool: Pool, name: str) -> bool:
