@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from vmctl.cli.context import App, machine_names, pass_app
+from vmctl.cli.keeping import keep_options, rules_of
 from vmctl.cli.lazy import LazyGroup, command
 from vmctl.cli.output import human_size, print_table
 from vmctl.cli.streams import asks_on_terminal, given_stdin
@@ -249,36 +250,17 @@ def _take_back(app: App, folder: Path, name: str, which: str | None, *, ask: boo
 @command("prune")
 @_folder
 @_machine
-@click.option("--keep-last", type=click.IntRange(0), default=0, metavar="N", help="The newest.")
-@click.option(
-    "--keep-hourly", type=click.IntRange(0), default=0, metavar="N", help="One of each hour."
-)
-@click.option(
-    "--keep-daily", type=click.IntRange(0), default=0, metavar="N", help="One of each day."
-)
-@click.option(
-    "--keep-weekly", type=click.IntRange(0), default=0, metavar="N", help="One of each week."
-)
+@keep_options
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @pass_app
-def prune(
-    app: App,
-    *,
-    folder: Path,
-    machine: str | None,
-    keep_last: int,
-    keep_hourly: int,
-    keep_daily: int,
-    keep_weekly: int,
-    dry_run: bool,
-) -> None:
+def prune(app: App, /, *, folder: Path, machine: str | None, dry_run: bool, **numbers: int) -> None:
     """Remove the backups in FOLDER that no rule keeps, and that none that is kept needs.
 
     The rules hold for each machine; times are UTC.
     """
-    from vmctl.backups import Backups, Retention  # noqa: PLC0415 - not before it is needed
+    from vmctl.backups import Backups  # noqa: PLC0415 - not before it is needed
 
-    rules = Retention(last=keep_last, hourly=keep_hourly, daily=keep_daily, weekly=keep_weekly)
+    rules = rules_of(numbers)
     found = Backups(folder).prune(rules, machine, dry_run=dry_run)
     app.show(found, lambda: _print_pruned(app, found, dry_run=dry_run))
 
