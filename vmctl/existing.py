@@ -17,7 +17,7 @@ from vmctl.hypervisor.volumes import StoredVolume, at_path
 from vmctl.imaging import headers
 from vmctl.render.sources import DiskSource
 
-__all__ = ["copy_volume", "existing_source", "refuse_unsafe", "usual_format"]
+__all__ = ["copy_volume", "existing_source", "refuse_unsafe"]
 
 # As much as the header of any format here has, and the name of a backing file.
 _HEADER = 65536
@@ -60,36 +60,26 @@ def existing_source(pool: Pool, reference: str, *, format: str, field: str) -> D
         # libvirt can't read it; and its header could be another one at each start.
         raise UnsupportedError(
             f"{field}: the volume '{found.name}' is a server's, and can be raw only",
-            hint="leave its format out: there it is raw",
+            hint="write format: raw",
         )
     if found.type != "network":
-        refuse_unsafe(volume, format)
+        # A device was perhaps raw before, and its guest wrote the header: then at least it must
+        # not lead to a volume of another's.
+        refuse_unsafe(volume, format, alone=found.type == "block")
     return source
 
 
-def usual_format(pool: Pool, reference: str) -> str:
-    """Return the format of an existing volume whose spec gives none.
-
-    qcow2 for files. What lies on a device or a server is raw: there a header that a guest wrote
-    would be believed.
-    """
-    if reference.startswith("/"):
-        return "raw" if reference.startswith("/dev/") else "qcow2"
-    pool_name, _, name = reference.rpartition("/")
-    volume = StoredVolume.of(open_pool(pool.connection, pool_name) if pool_name else pool, name)
-    try:
-        return "qcow2" if volume.facts().type == "file" else "raw"
-    except NotFoundError:
-        # Whoever looks for it says so.
-        return "qcow2"
-
-
-def refuse_unsafe(volume: StoredVolume, format: str) -> None:  # noqa: A002 - the field's own word
+def refuse_unsafe(volume: StoredVolume, format: str, *, alone: bool = False) -> None:  # noqa: A002
     """Refuse a volume that is not what it is said to be, or that leads to what is no volume.
 
     What is underneath a qcow2 file is what its header names, of the format that is given there, as
     QEMU takes it: what libvirt's pools say of it is a guess that a guest can lead astray, who wrote
     a header into its own raw disk.
+
+    Args:
+        volume: The uppermost.
+        format: How it is said to be written: ``qcow2`` or ``raw``.
+        alone: Whether it must lie on nothing.
 
     Raises:
         ImageError: It is so.
@@ -109,6 +99,11 @@ def refuse_unsafe(volume: StoredVolume, format: str) -> None:  # noqa: A002 - th
         below = headers.backing_of(name, header) if kind == "qcow2" else None
         if below is None:
             return
+        if alone:
+            raise ImageError(
+                f"{str(name)!r} lies on {below.name!r}, which no volume on a device may",
+                hint="if its guest has it as raw, write format: raw; else flatten it",
+            )
         try:
             path = posixpath.join(posixpath.dirname(layer.path()), below.name)
             layer, kind = at_path(volume.connection, path), below.format

@@ -346,6 +346,8 @@ class _Builder:
             if disk.volume is not None:
                 kind = disk.format or "qcow2"
                 where = f"{field}.volume"
+                if not disk.read_only:
+                    bases.refuse_writing(disk.volume.rpartition("/")[2])
                 yield existing_source(self._pool, disk.volume, format=kind, field=where), kind
                 continue
             brought = self._imported[number] if number < len(self._imported) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -337,6 +338,35 @@ def test_an_iscsi_direct_pool_and_a_guest_on_its_lun(
         host.pools.delete(name)
     for file in luns:
         assert file.read_bytes().startswith(b"first\n")
+
+
+def test_a_lun_is_raw_whatever_a_guest_wrote_to_it(
+    host: vmctl.Host, make_spec: SpecMaker, name: str, folder: Path, namespace: Path
+) -> None:
+    (folder / "secret").write_bytes(b"root:x:0:0\n" * 100)
+    lun = folder / "lun"
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "raw"]
+    subprocess.run([*command, "-b", str(folder / "secret"), str(lun), "1M"], check=True)
+    with servers.iscsi(namespace, folder, [lun]) as port:
+        source = {
+            "hosts": {"name": "127.0.0.1", "port": port},
+            "devices": servers.IQN,
+            "initiator": servers.INITIATOR,
+        }
+        host.pools.create(spec(name, "iscsi-direct", source=source))
+        disk = {"volume": f"{name}/unit:0:0:1"}
+        raw = {**disk, "format": "raw"}
+        vm = host.create(make_spec(cloud_init=None, disks=[{}, raw]))
+        assert [found.format for found in vm._domain.disks()] == ["qcow2", "raw"]
+        vm.delete()
+        vm = host.create(make_spec(cloud_init=None))
+        for wanted in (disk, {**disk, "format": "qcow2", "read_only": True}):
+            with pytest.raises(UnsupportedError, match="is a server's, and can be raw only"):
+                host.create(make_spec(cloud_init=None, disks=[{}, wanted]))
+            with pytest.raises(UnsupportedError, match="is a server's, and can be raw only"):
+                vm.disks.attach(vmctl.DiskSpec.model_validate(wanted))
+        vm.delete()
+        host.pools.delete(name)
 
 
 def test_guests_on_nbd_exports(
