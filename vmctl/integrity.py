@@ -12,7 +12,7 @@ from vmctl import bases
 from vmctl.errors import NotFoundError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.names import list_domains
-from vmctl.hypervisor.pools import Pool, list_pools, open_pool
+from vmctl.hypervisor.pools import FILE_POOLS, Pool, list_pools, open_pool
 from vmctl.hypervisor.snapshots import list_details
 from vmctl.hypervisor.usage import Usage, read_usage
 from vmctl.hypervisor.volumes import StoredVolume, VolumeFacts, list_volumes
@@ -35,13 +35,17 @@ def broken_images(connection: Connection) -> list[str]:
     """
     usage = read_usage(connection)
     found: list[str] = []
-    for facts in list_pools(connection):
-        if facts.state == "running" and facts.type in {"dir", "fs", "netfs"}:
-            pool = open_pool(connection, facts.name)
-            volumes = list_volumes(connection, facts.name)
-            found += _missing(pool, volumes, usage)
-            found += _changed(pool, volumes, usage)
-            found += _lost(pool, volumes)
+    listed = [
+        (open_pool(connection, facts.name), list_volumes(connection, facts.name))
+        for facts in list_pools(connection)
+        if facts.state == "running" and facts.type in FILE_POOLS
+    ]
+    folders = tuple(f"{pool.folder}/" for pool, _volumes in listed)
+    there = {volume.path for _pool, volumes in listed for volume in volumes}
+    for pool, volumes in listed:
+        found += _missing(pool, volumes, usage, folders, there)
+        found += _changed(pool, volumes, usage)
+        found += _lost(pool, volumes)
     return found
 
 
@@ -90,12 +94,17 @@ def _lost(pool: Pool, volumes: list[VolumeFacts]) -> list[str]:
     return found
 
 
-def _missing(pool: Pool, volumes: list[VolumeFacts], usage: Usage) -> list[str]:
-    there = {volume.path for volume in volumes}
+def _missing(
+    pool: Pool,
+    volumes: list[VolumeFacts],
+    usage: Usage,
+    folders: tuple[str, ...],
+    there: set[str],
+) -> list[str]:
     found = []
     for volume in volumes:
-        # Of a file outside the pool nothing can be said from here.
-        if volume.backing.startswith(f"{pool.folder}/") and volume.backing not in there:
+        # Of a file outside of all pools nothing can be said from here.
+        if volume.backing.startswith(folders) and volume.backing not in there:
             users = usage.users(pool.name, volume.name, volume.path)
             found.append(
                 f"the image '{Path(volume.backing).name}' under the volume "

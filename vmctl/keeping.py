@@ -9,7 +9,7 @@ from vmctl.errors import ConflictError
 from vmctl.hypervisor import image_names, uploads
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.image_names import ImageName
-from vmctl.hypervisor.pools import Pool
+from vmctl.hypervisor.pools import Pool, refresh_files
 from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.inspection import Image
@@ -93,7 +93,7 @@ def take_out(pool: Pool, digest: str, names: Collection[str]) -> bool:
         # It may have been given a name, or a user, since it was looked at.
         if is_being_uploaded(pool, digest) or not own <= set(names):
             return False
-        pool.refresh()
+        refresh_files(pool.connection)
         if bases.users_of(read_usage(pool.connection), pool, digest):
             return False
         for name in own:

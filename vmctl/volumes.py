@@ -390,7 +390,7 @@ class Volumes:
 
     def _refuse_used(self, facts: VolumeFacts, done: str) -> None:
         # What was made behind libvirt's back may lie on it.
-        pools.refresh(self._connection, facts.pool)
+        pools.refresh_files(self._connection)
         users = self._users(read_usage(self._connection), facts)
         if users:
             raise ConflictError(

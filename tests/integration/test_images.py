@@ -620,6 +620,35 @@ def test_images_are_nobodys_to_write_to(
         open_pool(host._connection, "default").refresh()
 
 
+def test_an_overlay_that_somebody_made_in_another_pool(
+    host: vmctl.Host,
+    private_host: private.PrivateHost,
+    tmp_path: Path,
+    clean_images: set[str],
+) -> None:
+    made = host.images.import_file(small_qcow2(tmp_path), name="under")
+    base = private_host.state_dir / "lib" / "images" / bases.name_for(made.digest)
+    folder = tmp_path / "other"
+    folder.mkdir()
+    pool = {"name": "other-overlays", "type": "dir", "target": str(folder)}
+    host.pools.create(vmctl.PoolSpec.model_validate(pool))
+    try:
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "qcow2"]
+        overlay = folder / "by-hand.qcow2"
+        named = open_pool(host._connection, "default").path_of(base.name)
+        subprocess.run([*command, "-b", named, str(overlay), "8M"], check=True)
+        with pytest.raises(vmctl.ConflictError, match="is in use") as caught:
+            host.images.remove("under")
+        assert "other-overlays/by-hand.qcow2" in caught.value.details
+        base.unlink()
+        (found,) = [check for check in vmctl.examine(host.uri) if check.name == "images"]
+        assert found.status == "fail"
+        assert "other-overlays/by-hand.qcow2" in found.detail
+    finally:
+        overlay.unlink()
+        host.pools.delete("other-overlays")
+
+
 @pytest.mark.parametrize("grows", [False, True])
 def test_an_image_that_was_changed_is_found(
     host: vmctl.Host,

@@ -25,6 +25,7 @@ __all__ = [
     "no_room",
     "open_pool",
     "refresh",
+    "refresh_files",
     "supported_types",
 ]
 
@@ -145,6 +146,16 @@ def refresh(connection: Connection, name: str) -> None:
     """Make libvirt look through a pool again. One that is being changed is left as it is."""
     with suppress(VmctlError), calling(f"refresh the pool '{name}'"):
         find(connection, name).refresh(0)
+
+
+def refresh_files(connection: Connection) -> None:
+    """Make libvirt look through every pool of files that runs, for what was made behind its back.
+
+    An overlay lies in any of them, wherever that is that it lies on.
+    """
+    for facts in list_pools(connection):
+        if facts.state == "running" and facts.type in FILE_POOLS:
+            refresh(connection, facts.name)
 
 
 def no_room(pool: str, what: str, *, details: str) -> ResourceError:
