@@ -211,7 +211,7 @@ def test_what_a_machine_uses_is_nobodys_to_take(
     disk = next(volume.name for volume in own if volume.backing)
     lying_on_it = host.volumes.info(Path(base).name).used_by
     assert ("volume", f"default/{disk}") in [(user.kind, user.name) for user in lying_on_it]
-    with pytest.raises(ConflictError, match="shared by"):
+    with pytest.raises(ConflictError, match="must not change"):
         host.volumes.grow(Path(base).name, "4GiB")
     with pytest.raises(ConflictError, match=f"is used by the machine '{vm.name}'"):
         host.pools.delete("default", with_volumes=True)
