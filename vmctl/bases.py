@@ -30,6 +30,7 @@ __all__ = [
     "is_being_removed",
     "is_complete",
     "name_for",
+    "refuse_another",
     "refuse_without_room",
     "refuse_writing",
     "users_of",
@@ -38,6 +39,7 @@ __all__ = [
 _MAGIC = b"QFI\xfb"
 # The header goes into the pool last: a base image whose first bytes are there is whole.
 _HEADER_SIZE = 65536
+_WINDOW = 16 << 20
 # An upload that has not moved for so long has nobody behind it.
 _STALLED_SECONDS = 30.0
 # Longer than a removal takes.
@@ -133,6 +135,26 @@ def being_removed(pool: Pool, volume: str, claim: Claim) -> Iterator[None]:
             uploads.unmark(note, kind=uploads.REMOVING)
 
 
+def refuse_another(volume: StoredVolume, image: Image) -> None:
+    """Refuse what lies under an image's name and is not that image; it is read whole.
+
+    Raises:
+        ConflictError: It is something else.
+    """
+    sha256, offset = hashlib.sha256(), 0
+    while piece := volume.read(start=offset, length=_WINDOW):
+        sha256.update(piece)
+        offset += len(piece)
+        if len(piece) < _WINDOW:
+            break
+    if sha256.hexdigest() != image.digest:
+        raise ConflictError(
+            f"the volume '{volume.name}' in the pool '{volume.pool}' is not the image that its "
+            "name states",
+            hint="somebody put it there, or changed it: see who uses it by `vmctl doctor`",
+        )
+
+
 def is_being_removed(pool: Pool, volume: str) -> bool:
     """Return whether somebody is at removing a base image right now."""
     note = StoredVolume.of(pool, volume)
@@ -174,7 +196,8 @@ def ensure_in_pool(
     Raises:
         ResourceError: The pool is too full.
         ImageError: The file changed while it was being read.
-        ConflictError: The upload stood still for so long that another may have taken it over.
+        ConflictError: The upload stood still for so long that another may have taken it over; or
+            the volume of that name is somebody else's.
     """
     volume = StoredVolume.of(pool, base_name(image))
     while True:
@@ -195,6 +218,11 @@ def ensure_in_pool(
                 pool.refresh()
                 continue
             _upload(volume, image, phase)
+        elif any(volume.read(length=len(_MAGIC))):
+            if is_complete(pool, volume.name):
+                continue
+            # No upload of vmctl's begins with anything but zeros.
+            raise volume.name_is_taken()
         elif _stands_still(pool, volume, phase):
             phase.update("its uploader is gone; uploading it again")
             # Whoever began it may not be there any more to take it away.

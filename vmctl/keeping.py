@@ -60,6 +60,9 @@ def bring_in(pool: Pool, image: Image, entry: ImageName, phase: Phase) -> None:
 
         try:
             bases.ensure_in_pool(pool, image, phase=phase, note_brought=note_brought)
+            if not brought:
+                # Its name alone says little: anybody can put a file there.
+                bases.refuse_another(volume, image)
             image_names.write_name(pool, entry)
         except BaseException:
             whole = bases.is_complete(pool, volume.name)

@@ -620,6 +620,28 @@ def test_images_are_nobodys_to_write_to(
         open_pool(host._connection, "default").refresh()
 
 
+def test_what_somebody_put_under_the_name_of_an_image(
+    host: vmctl.Host, private_host: private.PrivateHost, tmp_path: Path, clean_images: set[str]
+) -> None:
+    file = small_qcow2(tmp_path)
+    wanted = hashlib.sha256(file.read_bytes()).hexdigest()
+    theirs = private_host.state_dir / "lib" / "images" / bases.name_for(wanted)
+    contents = {
+        "is not the image that its name states": small_qcow2(tmp_path, "b").read_bytes() + b"x",
+        "there is a volume .* already": b"no image" * 512,
+    }
+    try:
+        for words, content in contents.items():
+            theirs.write_bytes(content)
+            open_pool(host._connection, "default").refresh()
+            with pytest.raises(vmctl.ConflictError, match=words):
+                host.images.import_file(file, name="wanted")
+            assert theirs.read_bytes() == content
+    finally:
+        theirs.unlink()
+        open_pool(host._connection, "default").refresh()
+
+
 def test_an_overlay_that_somebody_made_in_another_pool(
     host: vmctl.Host,
     private_host: private.PrivateHost,
