@@ -232,6 +232,7 @@ def test_what_a_catalogue_says_of_an_image(
         return CliRunner().invoke(root, ["-c", host.uri, *words], input=stdin)
 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     body = small_qcow2(tmp_path).read_bytes()
     spec = make_spec(image="ours").to_yaml()
     uefi = make_spec(image="ours", firmware="uefi").to_yaml()
@@ -275,9 +276,16 @@ def test_what_a_catalogue_says_of_an_image(
 
 
 def test_a_cache_that_is_emptied_beside_a_launch(
-    host: vmctl.Host, make_spec: SpecMaker, web: str, tmp_path: Path, clean_images: set[str]
+    host: vmctl.Host,
+    make_spec: SpecMaker,
+    web: str,
+    tmp_path: Path,
+    clean_images: set[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The image was fetched and looked at, and goes in the moment before it is uploaded."""
+    # One that other tests have left nothing in.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     image = small_qcow2(tmp_path / "www")
     digest = hashlib.sha256(image.read_bytes()).hexdigest()
     spec = make_spec(image=f"{web}/{image.name}#sha256={digest}")
