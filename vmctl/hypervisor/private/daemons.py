@@ -19,9 +19,10 @@ from vmctl.hypervisor.private import linux
 
 __all__ = ["Daemon", "keep_running"]
 
-# A daemon that ends this often within this time is not started again.
+# A daemon that ends this often in a row, each time this soon, is not started again. One that works
+# for longer may be ended as often as somebody likes.
 _MOST_ENDS = 5
-_WITHIN_SECONDS = 30.0
+_SOON_SECONDS = 4.0
 _OPEN_FILES = 8192  # what Debian's libvirtd.service asks for
 
 
@@ -45,21 +46,22 @@ def keep_running(daemons: tuple[Daemon, ...], environment: Mapping[str, str]) ->
     Ends this process when a daemon doesn't stay up.
     """
     _raise_open_files()
-    running = {_spawn(daemon, environment): daemon for daemon in daemons}
-    ends: dict[Daemon, list[float]] = {daemon: [] for daemon in daemons}
+    running = {_spawn(daemon, environment): (daemon, time.monotonic()) for daemon in daemons}
+    ends = dict.fromkeys(daemons, 0)
     while True:
         pid, status = os.waitpid(-1, 0)
-        daemon = running.pop(pid, None)
-        if daemon is None:
+        ended = running.pop(pid, None)
+        if ended is None:
             continue
+        daemon, started = ended
         code = os.waitstatus_to_exitcode(status)
         _say(f"{daemon.command[0]} ended with {code}")
         now = time.monotonic()
-        ends[daemon] = [*(end for end in ends[daemon] if now - end < _WITHIN_SECONDS), now]
-        if len(ends[daemon]) >= _MOST_ENDS:
+        ends[daemon] = ends[daemon] + 1 if now - started < _SOON_SECONDS else 0
+        if ends[daemon] >= _MOST_ENDS:
             _say(f"{daemon.command[0]} ended {_MOST_ENDS} times; giving the host up")
             os._exit(1)
-        running[_spawn(daemon, environment)] = daemon
+        running[_spawn(daemon, environment)] = (daemon, now)
 
 
 def _spawn(daemon: Daemon, environment: Mapping[str, str]) -> int:
