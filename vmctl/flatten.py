@@ -24,8 +24,8 @@ from vmctl.errors import (
 from vmctl.hypervisor import blockjobs, pools, snapshots
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import outlasting
-from vmctl.hypervisor.domains import Domain
-from vmctl.hypervisor.metadata import Phase, Record
+from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.metadata import Phase, Record, SnapshotWork
 from vmctl.hypervisor.volumes import StoredVolume, at_path
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import ProgressCallback, Reporter, being_undone
@@ -96,6 +96,7 @@ def settle(domain: Domain) -> None:
         for disk in blockjobs.live_disks(domain):
             if blockjobs.facts_of(domain, disk.target) is not None:
                 blockjobs.abort(domain, disk.target)
+    record = _let_go_on(domain, record)
     detours.end(domain, record, bases=images_still_under(domain, record))
 
 
@@ -233,8 +234,36 @@ def _make_alone(domain: Domain, disk: blockjobs.LiveDisk, phase: ReportedPhase) 
         )
     if any(now.target == disk.target and now.layers for now in blockjobs.live_disks(domain)):
         raise _why_not(domain, disk)
+    _write_down(domain)
     _refresh_pool_of(domain, disk.path)
     return True
+
+
+def _write_down(domain: Domain) -> None:
+    """Let QEMU write down where in the disk everything is.
+
+    The disk has let go of what lay underneath; but the tables of a qcow2 file stay in QEMU's memory
+    until it is told to flush them, and a guest that writes nothing does not. If QEMU were killed,
+    all that was copied would be lost. It flushes when its processors are stopped.
+    """
+    if domain.state() is not State.RUNNING:
+        # Stopped already: it ends in good order, or somebody lets it run and writes.
+        return
+    record = domain.update_record(work=SnapshotWork(snapshot="", suspended=True))
+    try:
+        domain.suspend()
+    finally:
+        with being_undone():
+            outlasting(lambda: _let_go_on(domain, record))
+
+
+def _let_go_on(domain: Domain, record: Record) -> Record:
+    """Let a guest that was stopped by `_write_down` go on; returns the machine's record then."""
+    if record.work is None or not record.work.suspended:
+        return record
+    if domain.state() is State.PAUSED:
+        domain.resume()
+    return domain.update_record(work=None)
 
 
 def _why_not(domain: Domain, disk: blockjobs.LiveDisk) -> ResourceError | HypervisorError:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from vmctl import flatten as flattening
 from vmctl.changes import changing
 from vmctl.hypervisor import blockjobs, private, uploads
 
-from .conftest import pool_volumes
+from .conftest import pool_volumes, until_agent
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -95,6 +96,28 @@ def test_a_machine_that_is_off(host: vmctl.Host, image: str, make_spec: SpecMake
     assert (vm.state, vm.info().phase) == ("shut off", phase)
     assert backing_of(host, vm) == ""
     assert host.images.remove(image).used_by == ()
+    vm.delete()
+
+
+def test_nothing_is_lost_when_qemu_is_killed_right_after(
+    host: vmctl.Host, image: str, make_spec: SpecMaker, private_host: private.PrivateHost
+) -> None:
+    vm = host.launch(make_spec(image=image, nics=[], cloud_init=None))
+    until_agent(vm)
+    assert vm.flatten() == ("vda",)
+    assert (vm.state, vm._record().work) == ("running", None)
+    namespace = private_host.network_namespace
+    assert namespace is not None
+    pid = private_host.state_dir / "run" / "libvirt" / "qemu" / f"{vm.name}.pid"
+    command = ["kill", "-9", pid.read_text(encoding="ascii").strip()]
+    entered = ["nsenter", "--pid", "--mount", "--target", namespace.parts[2]]
+    with host._connection.events.listening(vm.uuid) as heard:
+        subprocess.run([*entered, *command], check=True)
+        assert heard.wait_for(
+            lambda: True if vm.state == "shut off" else None, deadline=time.monotonic() + 60
+        )
+    vm.start()
+    until_agent(vm)
     vm.delete()
 
 
