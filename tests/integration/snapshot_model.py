@@ -187,7 +187,9 @@ class Player:
         self._run()
         self.boots = 0
         if "variables" in self.kind.places:
-            self._in_guest(f"mountpoint -q {_EFIVARS} || mount -t efivarfs efivarfs {_EFIVARS}")
+            self._in_guest(
+                f"grep -q efivarfs /proc/mounts || mount -t efivarfs efivarfs {_EFIVARS}"
+            )
         variables = frozenset(self._variables_in_guest())
         self._state = replace(self._state, variables=variables, memory=None)
         for target in self.kind.disks:
