@@ -59,7 +59,7 @@ def test_a_disk_that_has_grown_is_left_so_and_none_shrinks(
     with pytest.raises(ConflictError, match="made anew"):
         vm.apply(smaller)
     assert vm.apply(spec.replace(disks=[{"size": "1GiB"}])).made == ("disks.vda.size",)
-    assert vm.apply(spec.replace(labels={"role": "db"})).made == ("labels",)
+    assert vm.apply(spec.replace(labels={"role": "db"})).made == ("labels.role",)
     assert raw_of(host, vm).blockInfo("vda")[0] == 1 << 30
     assert vm.run("cat /sys/block/vda/size").stdout.strip() == str((1 << 30) // 512)
 
