@@ -48,7 +48,9 @@ def refuse_lain_on(domain: Domain, record: Record) -> None:
     if places.keys() <= tops:
         # What it writes to itself is under nobody else.
         return
-    own = {f"{volume.pool}/{volume.name}" for volume in record.volumes}
+    # What virsh made for a snapshot of it is in no record, and the machine's all the same.
+    mine = (*record.volumes, *made_by_others(domain, record))
+    own = {f"{volume.pool}/{volume.name}" for volume in mine}
     usage = read_usage(domain.connection)
     lying = {
         user.name
