@@ -64,8 +64,7 @@ _INFO = [
     "name", "uuid", "state", "state_reason", "addresses", "autostart", "saved", "phase",
     "labels", "vcpus", "memory", "machine", "firmware", "accelerator", "started", "uptime",
     "created", "owner", "ssh_user", "host_key", "disks", "nics", "graphics", "snapshots",
-    "sources",
-    "frozen",
+    "current_snapshot", "snapshot_kind", "snapshot_why", "sources", "frozen",
 ]  # fmt: skip
 
 

@@ -159,7 +159,12 @@ def delete(app: App, name: str, which: str, children: bool) -> None:
         gone = machine.snapshots.delete(
             _known(machine, which), children=children, progress=progress
         )
-    found = {"name": machine.name, "snapshot": which, "deleted": list(gone)}
+    found = {
+        "name": machine.name,
+        "snapshot": which,
+        "deleted": True,
+        "snapshots": list(gone),
+    }
     app.show(found, lambda: app.note(f"{machine.name}: deleted {', '.join(gone)}"))
 
 
