@@ -7,17 +7,20 @@ this work is QEMU's; where the machine is off, QEMU is started for it with its p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vmctl.changes import changing
 from vmctl.errors import ConflictError
 from vmctl.hypervisor import networks
 from vmctl.hypervisor.claims import Claim
+from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record
+from vmctl.progress import being_undone
 
-__all__ = ["begin", "end", "refuse_work_in_progress", "wake"]
+__all__ = ["begin", "end", "refuse_work_in_progress", "settled_afterwards", "wake"]
 
 
 def refuse_work_in_progress(domain: Domain, record: Record) -> None:
@@ -110,3 +113,23 @@ def end(domain: Domain, record: Record, **changes: Any) -> None:
         started_networks=(),
         **changes,
     )
+
+
+@contextmanager
+def settled_afterwards(domain: Domain, settle: Callable[[Domain], object]) -> Iterator[None]:
+    """Bring a piece of work to its end when the block ends, however that does.
+
+    A libvirtd that is just started again is waited for, and a machine that is gone is left alone.
+
+    Args:
+        domain: The machine, which is in a phase of its own.
+        settle: Brings it back, forward or back as far as the work has come.
+    """
+    try:
+        yield
+    except BaseException:
+        with being_undone():
+            outlasting(lambda: settle(domain) if domain.exists() else None)
+        raise
+    with being_undone():
+        outlasting(lambda: settle(domain))

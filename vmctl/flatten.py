@@ -34,8 +34,6 @@ __all__ = ["flatten", "images_still_under", "settle"]
 
 # Longer than the copying of any disk takes.
 _CLAIM_SECONDS = 86400.0
-# QEMU copies 512 KiB at a time: where less is left, that was the trouble.
-_NO_ROOM = 1 << 20
 
 
 def flatten(
@@ -64,7 +62,7 @@ def flatten(
         claimed(_CLAIM_SECONDS) as claim,
     ):
         woken = detours.begin(domain, Phase.FLATTENING, claim, wakes=True)
-        try:
+        with detours.settled_afterwards(domain, settle):
             if woken:
                 phase.update("starting QEMU, its processors paused")
                 detours.wake(domain)
@@ -74,12 +72,6 @@ def flatten(
                 if disk.target in layers and _make_alone(domain, disk, phase)
             )
             _note_in_spec(domain, done)
-        except BaseException:
-            with being_undone():
-                outlasting(lambda: _settle_if_there(domain))
-            raise
-        with being_undone():
-            outlasting(lambda: settle(domain))
     return done
 
 
@@ -98,11 +90,6 @@ def settle(domain: Domain) -> None:
                 blockjobs.abort(domain, disk.target)
     record = _let_go_on(domain, record)
     detours.end(domain, record, bases=images_still_under(domain, record))
-
-
-def _settle_if_there(domain: Domain) -> None:
-    if domain.exists():
-        settle(domain)
 
 
 def _free_record(domain: Domain, record: Record) -> Record:
@@ -270,8 +257,8 @@ def _why_not(domain: Domain, disk: blockjobs.LiveDisk) -> ResourceError | Hyperv
     # libvirt says that a job failed, and not why.
     volume = _refresh_pool_of(domain, disk.path)
     if volume is not None:
-        available = pools.facts_of(domain.connection, volume.pool).available
-        if available < _NO_ROOM:
+        available = pools.left_when_full(domain.connection, volume.pool)
+        if available is not None:
             return ResourceError(
                 f"the pool '{volume.pool}' filled up while the disk '{disk.target}' of "
                 f"'{domain.name}' was flattened; it still lies on its image",

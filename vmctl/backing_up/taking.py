@@ -43,8 +43,6 @@ __all__ = ["Taken", "Wishes", "taken"]
 _CLAIM_SECONDS = 86400.0
 # The tables of a qcow2 file, and more.
 _BESIDE_DATA = 2 << 20
-# Less than that is no room at all.
-_NO_ROOM = 1 << 20
 _ATTEMPTS = 3
 _READINGS = 10
 _FAILURES = 10
@@ -385,9 +383,8 @@ class _Taking:
                 details="libvirtd was restarted meanwhile, or somebody else asked first",
                 hint="make it again",
             )
-        pools.refresh(self._domain.connection, self._pool)
-        available = pools.facts_of(self._domain.connection, self._pool).available
-        if available < _NO_ROOM:
+        available = pools.left_when_full(self._domain.connection, self._pool)
+        if available is not None:
             return ResourceError(
                 f"the pool '{self._pool}' filled up while the backup of '{self._domain.name}' was "
                 "written; the guest runs on",

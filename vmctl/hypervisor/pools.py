@@ -21,6 +21,7 @@ __all__ = [
     "facts_of",
     "find",
     "forget",
+    "left_when_full",
     "list_pools",
     "no_room",
     "open_pool",
@@ -32,11 +33,17 @@ __all__ = [
 FILE_POOLS = frozenset({"dir", "fs", "netfs"})
 """Kinds of pools whose volumes are files, and so may have holes."""
 
+# Less than that is no room at all.
+_NO_ROOM = 1 << 20
+
 STATES = ("inactive", "building", "running", "degraded", "inaccessible")
 """virStoragePoolState counts from 0 in this order."""
 
 FILE_POOLS = frozenset({"dir", "fs", "netfs"})
 """Kinds of pools whose volumes are files, and so may have holes."""
+
+# Less than that is no room at all.
+_NO_ROOM = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +163,17 @@ def refresh_files(connection: Connection) -> None:
     for facts in list_pools(connection):
         if facts.state == "running" and facts.type in FILE_POOLS:
             refresh(connection, facts.name)
+
+
+def left_when_full(connection: Connection, name: str) -> int | None:
+    """Return the bytes that are left in a pool that filled up; None in one that did not.
+
+    Where a job of QEMU's fails, libvirt says so and not why. QEMU writes 512 KiB at a time, so that
+    little more than that may be left.
+    """
+    refresh(connection, name)
+    available = facts_of(connection, name).available
+    return available if available < _NO_ROOM else None
 
 
 def no_room(pool: str, what: str, *, details: str) -> ResourceError:

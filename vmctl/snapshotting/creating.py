@@ -69,14 +69,8 @@ def take(
             makes=plan.volumes,
             work=work,
         )
-        try:
+        with detours.settled_afterwards(domain, settle):
             _freeze_files(domain, record, plan, choice, description=description, phase=phase)
-        except BaseException:
-            with being_undone():
-                outlasting(lambda: _settle_if_there(domain))
-            raise
-        with being_undone():
-            outlasting(lambda: settle(domain))
 
 
 def _freeze_files(
@@ -196,11 +190,6 @@ def _own_up(domain: Domain, work: SnapshotWork) -> None:
                 root, name=domain.name, sources=sources, variables=None, record=record
             ),
         )
-
-
-def _settle_if_there(domain: Domain) -> None:
-    if domain.exists():
-        settle(domain)
 
 
 def _thaw(domain: Domain) -> GuestUnreachableError | None:

@@ -24,14 +24,13 @@ from vmctl.hypervisor import blockjobs, pools
 from vmctl.hypervisor import snapshots as backend
 from vmctl.hypervisor.chains import read_chain
 from vmctl.hypervisor.claims import claimed
-from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role, SnapshotWork
 from vmctl.hypervisor.snapshots import SnapshotDetails
 from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import at_path, list_volumes
 from vmctl.progress import Phase as ReportedPhase
-from vmctl.progress import ProgressCallback, Reporter, being_undone
+from vmctl.progress import ProgressCallback, Reporter
 from vmctl.snapshotting import files
 from vmctl.snapshotting.layering import Merge, next_merge
 from vmctl.snapshotting.naming import memory_name, variables_name
@@ -40,8 +39,6 @@ __all__ = ["delete", "merge", "settle"]
 
 # Longer than the merging of any disk takes.
 _CLAIM_SECONDS = 86400.0
-# QEMU copies 512 KiB at a time: where less is left, that was the trouble.
-_NO_ROOM = 1 << 20
 
 
 def delete(
@@ -97,7 +94,7 @@ def _work(
 ) -> int:
     with claimed(_CLAIM_SECONDS) as claim:
         detours.begin(domain, Phase.MERGING, claim)
-        try:
+        with detours.settled_afterwards(domain, settle):
             going = files.owned_chain(
                 domain, record, [path for entry in doomed for path in entry.files]
             )
@@ -106,18 +103,7 @@ def _work(
             now = domain.record() or record
             now = _sweep(domain, now, [*going, *_left_by_forgotten(domain, now)])
             merged = _merge_layers(domain, phase)
-        except BaseException:
-            with being_undone():
-                outlasting(lambda: _settle_if_there(domain))
-            raise
-        with being_undone():
-            outlasting(lambda: settle(domain))
     return merged
-
-
-def _settle_if_there(domain: Domain) -> None:
-    if domain.exists():
-        settle(domain)
 
 
 def _refuse_clones(domain: Domain, record: Record, doomed: Iterable[SnapshotDetails]) -> None:
@@ -238,12 +224,10 @@ def _merge_one(domain: Domain, found: Merge, phase: ReportedPhase) -> None:
 
 
 def _why_not(domain: Domain, found: Merge) -> ResourceError | HypervisorError:
-    # libvirt says that a job failed, and not why.
     hint = f"then `vmctl snapshot merge {domain.name}` goes on; nothing of the machine is lost"
     volume = at_path(domain.connection, found.base)
-    pools.refresh(domain.connection, volume.pool)
-    available = pools.facts_of(domain.connection, volume.pool).available
-    if available < _NO_ROOM:
+    available = pools.left_when_full(domain.connection, volume.pool)
+    if available is not None:
         return ResourceError(
             f"the pool '{volume.pool}' filled up while a layer of the disk '{found.target}' of "
             f"'{domain.name}' was merged",

@@ -24,7 +24,6 @@ from vmctl.errors import (
 )
 from vmctl.hypervisor import hotplug, networks, restores, runs, snapshots
 from vmctl.hypervisor.claims import claimed
-from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.jobs import wait_for_job
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role, SnapshotWork
@@ -130,7 +129,7 @@ def _go_back_outside(
             makes=made,
             work=work,
         )
-        try:
+        with detours.settled_afterwards(domain, settle):
             phase.update("making the files that the disks go on in")
             for overlay in overlays:
                 overlay.make(domain)
@@ -139,12 +138,6 @@ def _go_back_outside(
             phase.update("bringing back the definition")
             _commit(domain, details, variables_path)
             phase.update("bringing back the memory" if details.memory else "cleaning up")
-        except BaseException:
-            with being_undone():
-                outlasting(lambda: _settle_if_there(domain))
-            raise
-        with being_undone():
-            outlasting(lambda: settle(domain))
 
 
 def _plan_overlays(domain: Domain, record: Record, details: SnapshotDetails) -> tuple[Overlay, ...]:
@@ -278,11 +271,6 @@ def settle(domain: Domain) -> None:
         _go_forward(domain, record, work)
     else:
         _take_back(domain, record, work)
-
-
-def _settle_if_there(domain: Domain) -> None:
-    if domain.exists():
-        settle(domain)
 
 
 def is_made(domain: Domain, work: SnapshotWork) -> bool:
