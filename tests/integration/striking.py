@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,8 +30,6 @@ _MIB = 1 << 20
 # What a guestless machine's disks hold besides a boot sector: this much of one byte.
 _FILLED = 8
 _UP = "tiny: up"
-# A private host is given up when its libvirtd ends five times within half a minute.
-_ENDS, _WITHIN = 4, 31.0
 
 
 @dataclass
@@ -48,7 +45,6 @@ class Arena:
     private_host: private.PrivateHost
     host: vmctl.Host
     durations: dict[str, float] = field(default_factory=dict)
-    _ends: deque[float] = field(default_factory=deque)
 
     def begin(self, vm: vmctl.VM, *words: str) -> subprocess.Popen[str]:
         """Start a client, and return when it begins."""
@@ -81,25 +77,17 @@ class Arena:
             seconds: When.
             words: What is done.
         """
-        if what != "client":
-            self._spare_libvirtd()
         client = self.begin(vm, *words)
         with contextlib.suppress(subprocess.TimeoutExpired):
             client.wait(seconds)
         if what != "client":
             os.kill(libvirtd_pid(self.private_host), signal.SIGKILL)
-            self._ends.append(time.monotonic())
         if what != "libvirtd":
             client.kill()
         _out, said = client.communicate(timeout=300)
         # It is started again at once, and can be reached a little later.
         outlasting(self.host.list)
         return client.returncode, said.strip()[-2000:]
-
-    def _spare_libvirtd(self) -> None:
-        """Wait until its end is not one too many; this is a limit, and waits for nothing else."""
-        while len(self._ends) >= _ENDS:
-            time.sleep(max(0.0, self._ends.popleft() + _WITHIN - time.monotonic()))
 
     def at_rest(self, *, by: str = "gc") -> None:
         """Let `gc` settle what was left, and see that it then finds nothing, nor does anybody."""
