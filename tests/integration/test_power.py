@@ -320,7 +320,26 @@ def test_libvirtd_that_dies_in_the_middle_of_a_save(
     """It is saved, or it runs on; nothing between."""
     boot = until_agent(vm)
     fill_memory(vm)
-    failures: list[BaseException] = []
+    # A save that had ended before libvirtd was killed shows nothing: then another one is met.
+    for _ in range(10):
+        failures = _save_and_kill_libvirtd(host, vm, private_host)
+        state = _settled(host, vm)
+        assert state in {"running", "saved"}
+        report = vm.start()
+        assert report.how == {"running": "was running", "saved": "restored"}[state]
+        assert until_agent(vm) == boot
+        assert not vm.saved
+        if failures:
+            break
+    assert isinstance(failures[0], vmctl.HostUnavailableError)
+
+
+def _save_and_kill_libvirtd(
+    host: vmctl.Host, vm: vmctl.VM, private_host: private.PrivateHost
+) -> list[vmctl.VmctlError]:
+    """Kill libvirtd as soon as it is at the saving of a machine; returns what that failed by."""
+    daemon = libvirtd_pid(private_host)
+    failures: list[vmctl.VmctlError] = []
 
     def save() -> None:
         try:
@@ -337,16 +356,10 @@ def test_libvirtd_that_dies_in_the_middle_of_a_save(
             deadline=time.monotonic() + 30,
             recheck=0.01,
         )
-        os.kill(libvirtd_pid(private_host), signal.SIGKILL)
+        os.kill(daemon, signal.SIGKILL)
     assert paused
     saving.join(120)
-    assert isinstance(failures[0], vmctl.HostUnavailableError)
-    state = _settled(host, vm)
-    assert state in {"running", "saved"}
-    report = vm.start()
-    assert report.how == {"running": "was running", "saved": "restored"}[state]
-    assert until_agent(vm) == boot
-    assert not vm.saved
+    return failures
 
 
 def fill_memory(vm: vmctl.VM) -> None:
