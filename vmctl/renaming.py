@@ -13,7 +13,7 @@ from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record, Role
 from vmctl.hypervisor.power import rename as rename_domain
-from vmctl.hypervisor.snapshots import INTERNAL, list_snapshots
+from vmctl.hypervisor.snapshots import EXTERNAL, list_snapshots
 from vmctl.progress import being_undone
 from vmctl.spec.names import MachineName, hostname_of
 
@@ -93,11 +93,11 @@ def _refuse_impossible(domain: Domain, record: Record) -> None:
 
 
 def _refuse_snapshots(domain: Domain) -> None:
-    """Refuse what a snapshot holds the old name in, where libvirt takes no other."""
+    """Refuse what a snapshot holds the old name in, where libvirt restores under no other."""
     for entry in list_snapshots(domain):
-        if entry.memory or entry.kind == INTERNAL:
+        if entry.memory and entry.kind == EXTERNAL:
             raise ConflictError(
                 f"'{domain.name}' can't be renamed: its snapshot '{entry.name}' could not be gone "
                 "back to any more",
-                hint="delete it first; external snapshots without memory don't mind",
+                hint="delete it first; internal snapshots, and those without memory, don't mind",
             )

@@ -84,6 +84,27 @@ def test_two_renames_at_once(host: vmctl.Host, make_spec: SpecMaker) -> None:
         machine.delete()
 
 
+def test_snapshots_outlast_a_rename_or_refuse_it(host: vmctl.Host, make_spec: SpecMaker) -> None:
+    vm = host.create(make_spec(cloud_init=None))
+    vm.snapshots.create("off", kind="internal")
+    vm.rename(f"r{uuid.uuid4().hex[:8]}")
+    new = vm.name
+    vm.snapshots.revert("off")
+    raw = host._connection.raw
+    assert (vm.name, raw.lookupByUUIDString(vm.uuid).name()) == (new, new)
+    assert raw.lookupByName(new).UUIDString() == vm.uuid
+    vm.snapshots.delete("off")
+
+    # libvirt restores a file of memory under the name that it was written with, and no other.
+    vm.start()
+    vm.snapshots.create("memory", kind="external", memory=True)
+    vm.stop(timeout=0, force=True)
+    with pytest.raises(ConflictError, match="its snapshot 'memory' could not be gone back to"):
+        vm.rename("other")
+    assert vm.name == raw.lookupByUUIDString(vm.uuid).name() == new
+    vm.delete()
+
+
 def nvram_of(vm: vmctl.VM) -> str:
     return etree.fromstring(vm.xml(inactive=True)).findtext("os/nvram") or ""
 
