@@ -136,8 +136,9 @@ def removed_during(host: vmctl.Host, vm: vmctl.VM, calls: Calls, ready: threadin
         thread.start()
     assert ready.wait(60)
     raw = host._connection.raw.lookupByName(vm.name)
-    raw.destroy()
+    # Its definition first: then there is no moment at which it is merely off, which ends a stop well.
     raw.undefine()
+    raw.destroy()
     for thread in threads:
         thread.join(40)
     assert {name: type(error) for name, error in ended.items()} == dict.fromkeys(
