@@ -40,11 +40,16 @@ class Arena:
         private_host: That.
         host: A connection that has to outlast all of it.
         durations: How long each verb takes on each machine, in seconds, when nobody disturbs it.
+        foreign: Volumes that were there before, and are nobody's: what other tests left.
     """
 
     private_host: private.PrivateHost
     host: vmctl.Host
     durations: dict[str, float] = field(default_factory=dict)
+    foreign: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.foreign = self._volumes() - self._owned()
 
     def begin(self, vm: vmctl.VM, *words: str) -> subprocess.Popen[str]:
         """Start a client, and return when it begins."""
@@ -94,13 +99,16 @@ class Arena:
         first = self.host.gc()
         again = self.host.gc()
         assert again == [], (by, first, again)
-        owned = set[str]()
         for entry in self.host.list():
-            machine = self.host.get(entry.name)
-            consistent(self.host, machine)
-            owned |= {volume.name for volume in machine._record().volumes}
-        there = {name for name in pool_volumes(self.host) if not name.startswith("sha256-")}
-        assert there == owned
+            consistent(self.host, self.host.get(entry.name))
+        assert self._volumes() - self.foreign == self._owned()
+
+    def _volumes(self) -> set[str]:
+        return {name for name in pool_volumes(self.host) if not name.startswith("sha256-")}
+
+    def _owned(self) -> set[str]:
+        machines = [self.host.get(entry.name) for entry in self.host.list()]
+        return {volume.name for machine in machines for volume in machine._record().volumes}
 
 
 @dataclass

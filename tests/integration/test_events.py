@@ -136,17 +136,17 @@ def removed_during(host: vmctl.Host, vm: vmctl.VM, calls: Calls, ready: threadin
         thread.start()
     assert ready.wait(60)
     raw = host._connection.raw.lookupByName(vm.name)
-    # Its definition first: then there is no moment at which it is merely off, which ends a stop well.
+    # Its definition first: then it is never merely off, which a stop would take for its success.
     raw.undefine()
     raw.destroy()
     for thread in threads:
         thread.join(40)
-    assert {name: type(error) for name, error in ended.items()} == dict.fromkeys(
-        calls, vmctl.NotFoundError
-    )
     for volume in host.volumes.list():
         if vm.uuid in volume.name:
             host.volumes.delete(f"{volume.pool}/{volume.name}")
+    assert {name: type(error) for name, error in ended.items()} == dict.fromkeys(
+        calls, vmctl.NotFoundError
+    )
 
 
 def test_a_machine_is_removed_while_its_guest_is_waited_for(
