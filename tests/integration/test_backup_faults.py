@@ -161,11 +161,28 @@ def test_one_that_is_interrupted_does_not_count(
     assert vm.backup(folder).parent == first.id
 
 
+@pytest.mark.parametrize("by", ["stop", "signal"])
 def test_a_machine_that_is_ended_ends_its_backup(
-    host: vmctl.Host, large: vmctl.VM, folder: Path, slow: threading.Event
+    host: vmctl.Host,
+    large: vmctl.VM,
+    folder: Path,
+    slow: threading.Event,
+    private_host: private.PrivateHost,
+    by: str,
 ) -> None:
-    raised = in_the_middle(large, folder, slow, lambda: large.stop(force=True, timeout=0))
-    assert isinstance(raised, vmctl.WrongStateError)
+    def end() -> None:
+        if by == "stop":
+            large.stop(force=True, timeout=0)
+        else:
+            # It cancels the backup, and is there for another while.
+            namespace = private_host.network_namespace
+            assert namespace is not None
+            pid = private_host.state_dir / "run" / "libvirt" / "qemu" / f"{large.name}.pid"
+            entered = ["nsenter", "--pid", "--mount", "--target", namespace.parts[2]]
+            subprocess.run([*entered, "kill", pid.read_text().strip()], check=True)
+
+    raised = in_the_middle(large, folder, slow, end)
+    assert isinstance(raised, vmctl.WrongStateError), raised
     assert "shut off" in raised.brief
     assert large.state == "shut off"
     assert kinds(folder) == []

@@ -6,7 +6,6 @@ is the machine in a phase of its own. A machine that is off has QEMU started for
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -45,7 +44,6 @@ _CLAIM_SECONDS = 86400.0
 _BESIDE_DATA = 2 << 20
 _ATTEMPTS = 3
 _READINGS = 10
-_FAILURES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,28 +343,12 @@ class _Taking:
         """
         domain = self._domain
         seconds = _CLAIM_SECONDS if self._wishes.timeout is None else self._wishes.timeout
-        doing = "writing it on the host"
-        failures = 0
 
-        def ended() -> backups.Job | None:
-            nonlocal failures
-            try:
-                # libvirtd may be restarted meanwhile; QEMU goes on.
-                job = outlasting(lambda: backups.job_of(domain))
-            except HypervisorError:
-                # A QEMU that is about to end can't be asked; soon it is gone.
-                failures += 1
-                if failures == _FAILURES:
-                    raise
-                return None
-            failures = 0
-            if job.ended:
-                return job
-            self._phase.update(doing, job.done / job.whole if job.whole else None)
-            return None
+        def tell(job: backups.Job) -> None:
+            fraction = job.done / job.whole if job.whole else None
+            self._phase.update("writing it on the host", fraction)
 
-        with domain.connection.events.listening(domain.uuid) as heard:
-            job = heard.wait_for(ended, deadline=time.monotonic() + seconds, recheck=0.2)
+        job = backups.await_end(domain, seconds=seconds, tell=tell)
         if job is None:
             raise WaitTimeoutError(
                 f"the backup of '{domain.name}' was not written within {seconds:.0f} s",

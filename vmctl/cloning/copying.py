@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
@@ -22,7 +21,6 @@ from vmctl.errors import (
 )
 from vmctl.existing import copy_volume
 from vmctl.hypervisor import backups
-from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Role
 from vmctl.hypervisor.volumes import StoredVolume
@@ -186,17 +184,10 @@ class Copying:
     def _await_end(self) -> None:
         domain = self._origin.domain
 
-        def ended() -> backups.Job | None:
-            # libvirtd may be restarted meanwhile; QEMU goes on.
-            job = outlasting(lambda: backups.job_of(domain))
-            if job.ended:
-                return job
+        def tell(job: backups.Job) -> None:
             self._phase.update("copying the disks", job.done / job.whole if job.whole else None)
-            return None
 
-        with domain.connection.events.listening(domain.uuid) as heard:
-            deadline = time.monotonic() + _LONGEST_SECONDS
-            job = heard.wait_for(ended, deadline=deadline, recheck=0.2)
+        job = backups.await_end(domain, seconds=_LONGEST_SECONDS, tell=tell)
         if job is None:
             raise WaitTimeoutError(
                 f"the disks of '{domain.name}' were not copied within a day",

@@ -5,7 +5,8 @@ https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainBackupBegin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,14 +14,16 @@ from enum import StrEnum
 import libvirt
 from lxml import etree
 
-from vmctl.errors import UnsupportedError, VmctlError, WrongStateError
-from vmctl.hypervisor.domains import Domain
+from vmctl.errors import HypervisorError, UnsupportedError, VmctlError, WrongStateError
+from vmctl.hypervisor.connection import outlasting
+from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.errors import calling, is_code
 
 __all__ = [
     "Job",
     "Refusal",
     "abort",
+    "await_end",
     "begin",
     "changed_since",
     "checkpoints",
@@ -28,7 +31,6 @@ __all__ = [
     "forget_checkpoint",
     "forget_outcome",
     "is_under_way",
-    "job_of",
     "set_aside",
     "writes_to",
 ]
@@ -40,6 +42,8 @@ _UNSUPPORTED = (
     libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
 )
 _OPERATION = "operation"
+# That a QEMU that is about to end may be there without an answer; libvirt kills it before that.
+_LONGEST_END_SECONDS = 60.0
 
 
 class Refusal(StrEnum):
@@ -127,7 +131,56 @@ def forget_outcome(domain: Domain) -> None:
         raw.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
 
 
-def job_of(domain: Domain) -> Job:
+def await_end(domain: Domain, *, seconds: float, tell: Callable[[Job], None]) -> Job | None:
+    """Wait until the backup that was begun last is over; libvirtd may be restarted meanwhile.
+
+    Args:
+        domain: The machine.
+        seconds: For how long to wait.
+        tell: Told how far it is.
+
+    Returns:
+        How it ended; None if it has not.
+
+    Raises:
+        WrongStateError: The machine went off before it was done.
+        HypervisorError: QEMU can't be asked, and doesn't end.
+    """
+    ends_since: float | None = None
+
+    def ended() -> Job | None:
+        nonlocal ends_since
+        failure: HypervisorError | None = None
+        try:
+            job = outlasting(lambda: _job_of(domain))
+            if not job.ended:
+                ends_since = None
+                tell(job)
+                return None
+            # QEMU cancels what it is at before it ends, which libvirt notices later.
+            if job.succeeded or not _is_ending(domain):
+                return job
+        except HypervisorError as error:
+            # A QEMU that is about to end can't be asked; soon it is gone.
+            failure = error
+        now = time.monotonic()
+        ends_since = ends_since or now
+        if now - ends_since < _LONGEST_END_SECONDS:
+            return None
+        if failure is not None:
+            raise failure
+        return job
+
+    with domain.connection.events.listening(domain.uuid) as heard:
+        return heard.wait_for(ended, deadline=time.monotonic() + seconds, recheck=0.2)
+
+
+def _is_ending(domain: Domain) -> bool:
+    """Return whether QEMU said that it ends, or is gone since it was asked."""
+    return domain.state() is State.IN_SHUTDOWN or not domain.is_active()
+
+
+def _job_of(domain: Domain) -> Job:
     """Return how far the backup is that was begun last.
 
     Raises:
@@ -151,11 +204,8 @@ def job_of(domain: Domain) -> Job:
         outcome = raw.jobStats(
             libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
         )
-        if outcome.get(_OPERATION) != libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP:
-            if not raw.isActive():
-                raise _went_off(domain)
-            return Job(ended=True)
-        succeeded = bool(outcome.get("success"))
+        known = outcome.get(_OPERATION) == libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP
+        succeeded = bool(outcome.get("success")) if known else None
         if not succeeded and not raw.isActive():
             raise _went_off(domain)
         return Job(ended=True, succeeded=succeeded, why=outcome.get("errmsg", ""))
