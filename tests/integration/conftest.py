@@ -13,13 +13,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import Scheduling
 
 import vmctl
 from vmctl.hypervisor import private
 
+from . import scheduling
 from .legacy_guest import legacy_spec
 
 _ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Take a schedule of our own in the place of one file after the other."""
+    by_file = config.getvalue("dist") == "loadfile"
+    return scheduling.Pieces(config, log) if by_file else None
+
+
+@pytest.hookimpl
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of this folder into the order in which they are run, behind all others."""
+    here = Path(__file__).parent
+    ours = [item for item in items if item.path.parent == here]
+    scheduling.arrange(ours)
+    items[:] = [item for item in items if item.path.parent != here] + ours
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,6 @@ _BOOTS = 2
 
 pytestmark = [
     pytest.mark.timeout(900 + 30 * int(_STEPS or 0)),
-    pytest.mark.xdist_group("snapshot-model"),
 ]
 
 _INSIDE = Kind("inside")
