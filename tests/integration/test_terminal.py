@@ -44,12 +44,15 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
-    def read_until(self, end: str) -> str:
-        said = b""
-        while end.encode() not in said:
-            piece = os.read(self._ours, 4096)
-            assert piece, said
-            said += piece
+    def read_until(self, *ends: str) -> str:
+        """Read until these texts were seen, each after the one before it."""
+        said, at = b"", 0
+        for end in ends:
+            while (found := said.find(end.encode(), at)) < 0:
+                piece = os.read(self._ours, 4096)
+                assert piece, said
+                said += piece
+            at = found + len(end)
         return said.decode("utf-8", "replace")
 
     def read_for(self, seconds: float, end: str) -> str:
@@ -60,11 +63,13 @@ class Terminal:
         return said.decode("utf-8", "replace")
 
     def ask_until(self, text: str, answer: str) -> str:
-        """Type a text, again where nothing comes of it, until its answer was seen."""
+        """Type a text, again where nothing comes of it, until its answer and a prompt were seen."""
         said = ""
         while answer not in said:
             self.type(text)
             said += self.read_for(3.0, answer)
+        while "$ " not in said[said.rindex(answer) :]:
+            said += self.read_for(3.0, "$ ")
         return said
 
     def close(self) -> None:
@@ -85,8 +90,10 @@ def terminal(private_host: private.PrivateHost, shared_vm: vmctl.VM) -> Iterator
 
 
 def test_size_signals_and_status(terminal: Terminal) -> None:
+    # Whatever is typed waits for the prompt: the guest's shell takes the terminal out of its line
+    # mode then, and what comes in just that moment is echoed, and lies there until more is typed.
     terminal.type("stty size; echo $TERM\n")
-    assert "30 100\r\n" in terminal.read_until("xterm\r\n")
+    assert "30 100\r\n" in terminal.read_until("xterm\r\n", "$ ")
     terminal.resize(44, 132)
     terminal.client.send_signal(signal.SIGWINCH)
     # The signal may come after what is typed: it has no place in the order of the bytes.
@@ -100,8 +107,6 @@ def test_size_signals_and_status(terminal: Terminal) -> None:
     assert "^C" in terminal.ask_until("\x03", "$ ")
     said = terminal.ask_until("echo still-$((40+2))\n", "still-42\r\n")
     assert "status-0" not in said
-    while not said.endswith("$ "):
-        said += terminal.read_for(3.0, "$ ")
     assert terminal.client.poll() is None
     terminal.type("exit 7\n")
     assert terminal.client.wait(60) == 7
