@@ -12,6 +12,8 @@ import vmctl
 from vmctl.errors import ConflictError, SpecError, UsageError
 from vmctl.hypervisor import hotplug
 
+from .test_hotplug import soon
+
 SpecMaker = Callable[..., vmctl.VMSpec]
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
@@ -103,11 +105,10 @@ def test_what_can_be_had_now_is_had_now_and_the_rest_at_the_next_start(
     assert set(done.waiting) == {"watchdog", "balloon.autodeflate"}
 
     # The guest.
-    assert vm.run("nproc", check=True).stdout.strip() == "2"
-    assert vm.run("cat /sys/block/vdb/serial", check=True).stdout.strip() == "data"
-    assert int(vm.run("cat /sys/block/vdb/size", check=True).stdout) * 512 == 64 << 20
-    macs = vm.run("cat /sys/class/net/*/address", check=True).stdout.split()
-    assert "52:54:00:aa:00:01" in macs
+    soon(vm, "nproc", "2")
+    soon(vm, "cat /sys/block/vdb/serial", "data")
+    soon(vm, "cat /sys/block/vdb/size", str((64 << 20) // 512))
+    soon(vm, "grep -hx 52:54:00:aa:00:01 /sys/class/net/*/address", "52:54:00:aa:00:01")
     # libvirt.
     assert raw.vcpusFlags(1) == 2
     assert raw.autostart() == 1
