@@ -15,6 +15,7 @@ import vmctl
 from vmctl.errors import NotFoundError, WrongStateError
 from vmctl.guest.identity import make_key
 from vmctl.hypervisor import private
+from vmctl.hypervisor.events import Signal
 
 from .conftest import pool_volumes
 
@@ -251,14 +252,18 @@ def test_a_guest_without_cloud_init_is_reached_by_its_agent(
 
 
 def _until_agent(vm: vmctl.VM, seconds: float) -> vmctl.CompletedCommand:
-    """Run a command by the agent as soon as it answers; each try waits for its answer itself."""
-    deadline = time.monotonic() + seconds
-    while True:
+    """Run a command by the agent as soon as it answers."""
+
+    def answer() -> vmctl.CompletedCommand | None:
         try:
             return vm.run(["id", "-u"])
         except vmctl.GuestUnreachableError:
-            if time.monotonic() > deadline:
-                raise
+            return None
+
+    deadline = time.monotonic() + seconds
+    done = Signal().wait_for(answer, deadline=deadline, recheck=0.5)
+    assert done is not None
+    return done
 
 
 @pytest.mark.usefixtures("nothing_left")
