@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,11 @@ def test_what_can_not_be_reached_ends_with_255(run: Run, spec_file: tuple[str, s
     run("exec", name, "--", "sudo", "sh", "-c", "rm /etc/ssh/ssh_host_ed25519_key*")
     run("exec", name, "--", "sudo", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f",
         "/etc/ssh/ssh_host_ed25519_key")  # fmt: skip
-    for verb in ("ssh", "exec"):
-        changed = run(verb, name, "--", "true", code=255).stderr.splitlines()
+    # Each waits for a while in case that it was somebody else's address: so both at once.
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(run, verb, name, "--", "true", code=255) for verb in ("ssh", "exec")]
+    for done in asked:
+        changed = done.result().stderr.splitlines()
         assert changed[0] == f"error: whoever answers as '{name}' has not the host key of '{name}'"
         assert changed[-1].startswith("hint: ")
     run("delete", "--yes", name)

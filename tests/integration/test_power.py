@@ -113,7 +113,7 @@ def silence(vm: vmctl.VM, programs: str) -> None:
 def test_the_ladder_with_a_guest_that_does_not_listen(host: vmctl.Host, vm: vmctl.VM) -> None:
     # Its agent hangs.
     silence(vm, "qemu-ga")
-    report = vm.stop(timeout=60)
+    report = vm.stop(timeout=60, deadlines=vmctl.StopDeadlines(agent=4))
     assert report.ended_by == "acpi"
     assert [step.how for step in report.steps] == ["agent", "acpi"]
     assert report.steps[0].said != "shut down"
