@@ -13,6 +13,7 @@ from vmctl.cli.context import App, machine_names, pass_app
 from vmctl.cli.keeping import keep_options, rules_of
 from vmctl.cli.lazy import LazyGroup, command
 from vmctl.cli.output import human_size, print_table
+from vmctl.cli.progress import aside
 from vmctl.cli.streams import asks_on_terminal, given_stdin
 from vmctl.errors import ImageError, UsageError
 
@@ -213,8 +214,9 @@ def restore(
         return
 
     def review(found: Incoming) -> None:
-        for warning in found.warnings:
-            app.warn(warning)
+        with aside():
+            for warning in found.warnings:
+                app.warn(warning)
 
     with app.connect() as host:
         with app.progress(passing=True) as progress:
@@ -236,8 +238,9 @@ def restore(
 def _take_back(app: App, folder: Path, name: str, which: str | None, *, ask: bool) -> None:
     with app.machine(name) as machine:
         if ask:
-            click.confirm(
-                f"Replace what is on the disks of '{machine.name}' now?", err=True, abort=True
+            app.confirm(
+                f"Replace what is on the disks of '{machine.name}' now?",
+                otherwise=f"{machine.name}: nothing was replaced",
             )
         with app.progress(passing=True) as progress:
             remarks = machine.restore(folder, id=which, progress=progress)

@@ -125,7 +125,8 @@ def _change(
         app.note(f"{machine.name}: nothing to change")
     elif not dry_run:
         if asks and asks_on_terminal():
-            click.confirm(f"Change '{machine.name}' so?", err=True, abort=True)
+            otherwise = f"{machine.name}: nothing was changed"
+            app.confirm(f"Change '{machine.name}' so?", otherwise=otherwise)
         with app.progress(passing=True) as progress:
             done = machine.apply(
                 wanted, plan=plan, live_only=live_only, skip_anew=skip_anew, progress=progress

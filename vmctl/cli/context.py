@@ -108,6 +108,17 @@ class App:
         if not self.quiet:
             say(text, bold="warning:", color="yellow")
 
+    def confirm(self, question: str, *, otherwise: str) -> None:
+        """Ask on the terminal; after a no, the command ends with status 1.
+
+        Args:
+            question: What is asked.
+            otherwise: What is said after a no.
+        """
+        if not click.confirm(question, err=True):
+            self.note(otherwise)
+            raise click.exceptions.Exit(1)
+
     def show(self, value: Any, table: Callable[[], None]) -> None:
         """Print data, in the format that was asked for."""
         if self.wants_table:

@@ -17,12 +17,14 @@ from vmctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
 
-__all__ = ["Lines", "Rows", "drawer"]
+__all__ = ["Lines", "Rows", "aside", "drawer"]
 
 _FRAMES_A_SECOND = 10
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _ASCII_SPINNER = "|/-\\"
+_drawn: list[Live] = []
 
 
 @contextmanager
@@ -52,10 +54,26 @@ def drawer(*, verbose: bool, quiet: bool, passing: bool) -> Iterator[ProgressCal
             redirect_stderr=False,
         ) as live,
     ):
+        _drawn.append(live)
         try:
             yield rows
         finally:
+            _drawn.remove(live)
             live.refresh()
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Take what is drawn off the terminal while something else is shown or asked there.
+
+    Else the next frame would be drawn over it.
+    """
+    stopped = [*_drawn]
+    for live in stopped:
+        live.stop()
+    yield
+    for live in stopped:
+        live.start()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import click
 from vmctl.cli.context import App, machine_names, pass_app
 from vmctl.cli.lazy import command
 from vmctl.cli.output import print_table
+from vmctl.cli.progress import aside
 from vmctl.cli.specs import read_spec
 from vmctl.cli.streams import asks_on_terminal, given_stdin
 from vmctl.errors import UsageError
@@ -111,10 +112,12 @@ def import_(
             return
 
         def review(found: Incoming) -> None:
-            app.note(found.spec.to_yaml().rstrip())
-            _warn(app, found)
-            if asks:
-                click.confirm(f"Make the machine '{found.spec.name}'?", err=True, abort=True)
+            with aside():
+                app.note(found.spec.to_yaml().rstrip())
+                _warn(app, found)
+                if asks:
+                    question = f"Make the machine '{found.spec.name}'?"
+                    app.confirm(question, otherwise=f"{found.spec.name}: not made")
 
         source: str | BinaryIO = file
         if file == "-":
