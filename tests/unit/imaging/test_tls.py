@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import hashlib
 import ipaddress
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.connect_proxy import proxying
 from tests.http_server import Server, serving
 from vmctl.errors import ImageError
 from vmctl.imaging.checksums import Checksum
@@ -189,3 +191,70 @@ def test_a_redirect_to_a_server_that_is_not_trusted(
     server.page("/in", location=other.url("/disk"))
     error = refused(server.url("/in"), cache, limits)
     assert str(other.server_port) in error.brief
+
+
+def test_through_a_proxy_it_is_the_server_that_is_verified(
+    trusted: Serve, cache: Path, limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy sees names and no more: neither the path nor what comes back."""
+    server = trusted(names=("images.invalid",))
+    url = "https://images.invalid/disk"
+    server.page("/SHA256SUMS", f"{SHA256.value}  disk\n".encode())
+    source = Source(url=url, checksum_url="https://images.invalid/SHA256SUMS")
+    user = base64.b64encode(b"joe:secret").decode()
+    with proxying(server.server_port, user) as proxy:
+        there = f"127.0.0.1:{proxy.server_port}"
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{there}")
+        with pytest.raises(ImageError, match="can't reach images.invalid: the proxy") as caught:
+            fetch(source, cache=cache, limits=limits)
+        assert (proxy.refused > 0, proxy.tunnels, server.requests) == (True, [], [])
+        monkeypatch.setenv("HTTPS_PROXY", f"http://joe:secret@{there}")
+        assert fetch(source, cache=cache, limits=limits).path.read_bytes() == BODY
+        assert set(proxy.tunnels) == {"images.invalid:443"}
+        # TLS from the first byte on: a handshake, version 3.
+        assert {piece[:2] for piece in proxy.spoken} == {b"\x16\x03"}
+        assert not any("proxy-authorization" in asked for asked in server.asked("/disk"))
+        other = Source(url="https://other.invalid/disk", unverified=True)
+        with pytest.raises(ImageError, match="of another name"):
+            fetch(other, cache=cache, limits=limits)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ImageError, match="can't reach other.invalid"):
+        fetch(other, cache=cache, limits=limits)
+
+
+@pytest.mark.parametrize("listed", ["127.0.0.1", "localhost,127.0.0.1", "*"])
+def test_hosts_that_no_proxy_is_asked_for(
+    trusted: Serve, cache: Path, limits: Limits, monkeypatch: pytest.MonkeyPatch, listed: str
+) -> None:
+    server = trusted()
+    with proxying(server.server_port) as proxy:
+        for name in ("HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_port}")
+        source = Source(url=server.url("/disk"), unverified=True)
+        fetch(source, cache=cache, limits=limits)
+        assert proxy.tunnels == [f"127.0.0.1:{server.server_port}"]
+        monkeypatch.setenv("NO_PROXY", listed)
+        fetch(source, cache=cache, limits=limits)
+        assert len(proxy.tunnels) == 1
+        assert len(server.asked("/disk")) == 2
+
+
+def test_a_domain_that_no_proxy_is_asked_for(
+    trusted: Serve, cache: Path, limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = trusted(names=("images.invalid", "notsite.invalid"))
+    with proxying(server.server_port) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.setenv("NO_PROXY", ".site.invalid")
+        fetch(
+            Source(url="https://notsite.invalid/disk", unverified=True), cache=cache, limits=limits
+        )
+        assert proxy.tunnels == ["notsite.invalid:443"]
+        # There is no such name, and only the proxy would not mind.
+        with pytest.raises(ImageError, match="can't reach a.site.invalid"):
+            fetch(
+                Source(url="https://a.site.invalid/disk", unverified=True),
+                cache=cache,
+                limits=limits,
+            )
+        assert len(proxy.tunnels) == 1
