@@ -86,7 +86,6 @@ class Images:
         reporter = Reporter(called, progress)
         with reporter.phase("image") as phase:
             image, fetched = acquire(source, phase=phase)
-            image = as_qcow2(image, phase=phase)
         return self._keep(
             image,
             called,

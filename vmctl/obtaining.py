@@ -71,7 +71,7 @@ def obtain(
 
     with reporter.phase("image") as phase:
         image, _fetched = acquire(source, phase=phase)
-        return as_qcow2(image, phase=phase)
+        return image
 
 
 def _refuse_other_firmware(reference: str, needed: str, given: FirmwareType | None) -> None:

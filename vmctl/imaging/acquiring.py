@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vmctl.errors import ImageError
+from vmctl.imaging.conversion import as_qcow2
 from vmctl.imaging.digests import cache_folder
 from vmctl.imaging.download import Fetched, Source, fetch
 from vmctl.imaging.inspection import Image, inspect
@@ -22,13 +23,15 @@ _log = logging.getLogger(__name__)
 
 
 def acquire(source: Source, *, phase: Phase | None = None) -> tuple[Image, Fetched]:
-    """Fetch an image, or what of it is not in the cache yet, and look at it.
+    """Fetch an image, or what of it is not in the cache yet, look at it, and make it a qcow2 one.
 
-    What nothing verifies is logged as a warning, whoever said that it may come unverified.
+    What nothing verifies is logged as a warning, whoever said that it may come unverified. What is
+    refused does not stay in the cache.
 
     Raises:
         ImageError: It can't be had, is not what its checksum says, or is not fit to be used.
         ResourceError: There is no room for it.
+        UnsupportedError: It is of another format, and there is no qemu-img here.
     """
     fetched = fetch(source, phase=phase)
     if not fetched.verified:
@@ -44,17 +47,21 @@ def acquire(source: Source, *, phase: Phase | None = None) -> tuple[Image, Fetch
             except ImageError:
                 fetched.path.unlink(missing_ok=True)
                 raise
+    hint = (
+        "see whether the URL is that of a disk image; a raw disk without partitions is "
+        "downloaded by other means and imported with --as raw"
+    )
     try:
-        return inspect(path, phase=phase), fetched
+        image = inspect(path, phase=phase)
+        # From here on it is one, though it may be damaged.
+        hint = "tell those who publish it, or name another mirror"
+        return as_qcow2(image, phase=phase), fetched
     except ImageError as error:
         # It would be refused again, so it is not worth its room in the cache.
         for refused in {path, fetched.path}:
             refused.unlink(missing_ok=True)
         raise ImageError(
-            f"what {fetched.url} gave is not fit to be used",
-            details=str(error),
-            hint="see whether the URL is that of a disk image; a raw disk without partitions is "
-            "downloaded by other means and imported with --as raw",
+            f"what {fetched.url} gave is not fit to be used", details=str(error), hint=hint
         ) from error
 
 

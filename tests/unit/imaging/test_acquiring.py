@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import logging
+import random
 import struct
+import subprocess
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,11 +28,21 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "vmctl"
 
 
-def qcow2(*, backing: int = 0) -> bytes:
-    fields = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, backing, 11, 16, 1 << 20)
-    content = bytearray(fields.ljust(2048, b"\0"))
-    if backing:
-        content[backing : backing + 11] = b"/etc/shadow"
+@functools.cache
+def qcow2() -> bytes:
+    """An image with a few clusters of data."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw, made = Path(folder) / "raw", Path(folder) / "made"
+        raw.write_bytes(random.Random(1).randbytes(512 << 10))  # noqa: S311
+        command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2"]
+        subprocess.run([*command, str(raw), str(made)], check=True)
+        return made.read_bytes()
+
+
+def overlay() -> bytes:
+    content = bytearray(qcow2())
+    content[8:20] = struct.pack(">QI", 1024, 11)
+    content[1024:1035] = b"/etc/shadow"
     return bytes(content)
 
 
@@ -38,7 +53,7 @@ def verified(server: Server, path: str, body: bytes) -> Source:
 
 
 def images_in(cache: Path) -> list[str]:
-    folders = (cache / "downloads" / "files", cache / "unpacked")
+    folders = [cache / name for name in ("downloads/files", "unpacked", "converted")]
     found = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
     return [path.name for path in found if path.suffix != ".lock"]
 
@@ -56,20 +71,44 @@ def test_what_nothing_verifies_is_warned_of(
     )
 
 
+BAD: dict[str, Callable[[], bytes]] = {
+    "names a backing file": overlay,
+    # Its header is right; what its tables lead to isn't there.
+    "was cut off, or damaged": lambda: qcow2()[: -(128 << 10)],
+}
+
+
+@pytest.mark.parametrize("said", BAD)
 @pytest.mark.parametrize("packed", [False, True])
 def test_what_is_refused_does_not_stay_in_the_cache(
-    server: Server, own_cache: Path, packed: bool
+    server: Server, own_cache: Path, packed: bool, said: str
 ) -> None:
     def body(content: bytes) -> bytes:
         return gzip.compress(content) if packed else content
 
     with pytest.raises(ImageError, match="not fit to be used") as caught:
-        acquire(verified(server, "/bad", body(qcow2(backing=1024))))
-    assert "names a backing file" in caught.value.details
+        acquire(verified(server, "/bad", body(BAD[said]())))
+    assert said in caught.value.details
     assert images_in(own_cache) == []
+    assert not (own_cache / "whole").exists()
     image, _fetched = acquire(verified(server, "/good", body(qcow2())))
     assert image.path.read_bytes() == qcow2()
     assert len(images_in(own_cache)) == 1 + packed
+
+
+def test_an_image_of_another_format_is_converted_or_does_not_stay(
+    server: Server, own_cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "good").write_bytes(qcow2())
+    command = ["qemu-img", "convert", "-f", "qcow2", "-O", "vmdk"]
+    subprocess.run([*command, str(tmp_path / "good"), str(tmp_path / "vmdk")], check=True)
+    whole = (tmp_path / "vmdk").read_bytes()
+    with pytest.raises(ImageError, match="not fit to be used") as caught:
+        acquire(verified(server, "/bad.vmdk", whole[: -(128 << 10)]))
+    assert "was cut off, or damaged" in caught.value.details
+    assert images_in(own_cache) == []
+    image, _fetched = acquire(verified(server, "/good.vmdk", whole))
+    assert (image.format, image.virtual_size) == ("qcow2", 512 << 10)
 
 
 def test_a_bomb_is_refused_by_the_bounds_that_hold(server: Server, own_cache: Path) -> None:
