@@ -232,8 +232,9 @@ def _write_sparse(part: BinaryIO, piece: bytes, offset: int) -> int:
     while begin < len(view):
         # Pieces of the blocks that the file system has.
         end = min(len(view), begin + _BLOCK - (offset + begin) % _BLOCK)
-        block = view[begin:end]
-        if block != _ZEROS[: len(block)]:
+        # Bytes, for a view is compared one by one.
+        if piece[begin:end] != _ZEROS[: end - begin]:
+            block = view[begin:end]
             while block:
                 block = block[os.pwrite(part.fileno(), block, offset + end - len(block)) :]
             written += end - begin
