@@ -48,12 +48,14 @@ class Package:
     """An appliance's package, whose members were listed and whose descriptor was read.
 
     Attributes:
+        name: The name of its file.
         appliance: What the descriptor says.
         warnings: What is missing without being wrong.
     """
 
     def __init__(self, path: Path, members: dict[str, _Member], descriptor: str) -> None:
         self._path = path
+        self.name = path.name
         self._members = members
         text = b"".join(_pieces(self._member(descriptor), LARGEST_DESCRIPTOR + 1))
         self._manifest = self._read_manifest(f"{Path(descriptor).stem}.mf")

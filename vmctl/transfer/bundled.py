@@ -16,7 +16,7 @@ from vmctl.imaging.nvram import check_nvram
 from vmctl.progress import Phase
 from vmctl.render.choices import choose_firmware
 from vmctl.spec import FirmwareType, VMSpec
-from vmctl.transfer.incoming import Incoming, Opened
+from vmctl.transfer.incoming import Incoming, Opened, called
 
 __all__ = ["Bundle"]
 
@@ -137,14 +137,15 @@ class Bundle(Opened):
         found: list[Image | None] = []
         for file, path in zip(self._manifest.files, paths, strict=True):
             if file.role == "disk":
-                image = inspect(path, format="qcow2", phase=phase)
+                with called(path, f"the bundle's disk {file.target}"):
+                    image = inspect(path, format="qcow2", phase=phase)
+                    check_once(image)
                 if image.virtual_size != file.virtual_size:
                     raise ImageError(
                         f"the bundle's disk {file.target} has {image.virtual_size} bytes, "
                         f"and it says {file.virtual_size}",
                         hint="get it again: it was changed on its way",
                     )
-                check_once(image)
                 found.append(image)
             else:
                 self._boot[file.role] = path

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from vmctl import launch
+from vmctl.errors import ImageError
 from vmctl.hypervisor.names import list_domains
 from vmctl.imaging import ova
 from vmctl.imaging.inspection import Image, inspect
@@ -15,7 +18,7 @@ from vmctl.imaging.qemu_img import convert
 from vmctl.progress import Phase
 from vmctl.spec import VMSpec
 
-__all__ = ["Disk", "Incoming", "Opened", "Package"]
+__all__ = ["Disk", "Incoming", "Opened", "Package", "called"]
 
 
 # Disks that QEMU wrote ran on virtio; guests of others have no driver for it for sure.
@@ -133,6 +136,19 @@ class Disk(Opened):
         return (_own_copy(self._image, scratch / "disk-0.qcow2", phase),)
 
 
+@contextmanager
+def called(path: Path, name: str) -> Iterator[None]:
+    """Say of an unpacked file that is refused what it was: nobody knows the file's own path."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(
+            f"{name} is not fit to be imported",
+            details=str(error).replace(repr(str(path)), "it"),
+            hint="see what made it, and export the machine there again",
+        ) from error
+
+
 def _own_copy(image: Image, target: Path, phase: Phase) -> Image:
     """Write an image anew as flat qcow2, which nobody else writes to."""
     convert(image, target, "qcow2", options="compat=1.1", phase=phase)
@@ -161,7 +177,8 @@ class Package(Opened):
                 continue
             taken = scratch / f"taken-{number}"
             self._package.take(disk, taken, phase=phase)
-            image = inspect(taken, format=disk.format, phase=phase)
-            found.append(_own_copy(image, scratch / f"disk-{number}.qcow2", phase))
+            with called(taken, f"the disk {disk.file!r} in {self._package.name!r}"):
+                image = inspect(taken, format=disk.format, phase=phase)
+                found.append(_own_copy(image, scratch / f"disk-{number}.qcow2", phase))
             taken.unlink()
         return tuple(found)
