@@ -60,7 +60,7 @@ def existing_source(pool: Pool, reference: str, *, format: str, field: str) -> D
         # libvirt can't read it; and its header could be another one at each start.
         raise UnsupportedError(
             f"{field}: the volume '{found.name}' is a server's, and can be raw only",
-            hint="write format: raw",
+            hint="write format: raw beside it: a volume of which nothing is said is qcow2",
         )
     if found.type != "network":
         # A device was perhaps raw before, and its guest wrote the header: then at least it must

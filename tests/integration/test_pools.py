@@ -361,8 +361,9 @@ def test_a_lun_is_raw_whatever_a_guest_wrote_to_it(
         vm.delete()
         vm = host.create(make_spec(cloud_init=None))
         for wanted in (disk, {**disk, "format": "qcow2", "read_only": True}):
-            with pytest.raises(UnsupportedError, match="is a server's, and can be raw only"):
+            with pytest.raises(UnsupportedError, match="a server's, and can be raw only") as said:
                 host.create(make_spec(cloud_init=None, disks=[{}, wanted]))
+            assert "write format: raw" in said.value.hint
             with pytest.raises(UnsupportedError, match="is a server's, and can be raw only"):
                 vm.disks.attach(vmctl.DiskSpec.model_validate(wanted))
         vm.delete()

@@ -104,7 +104,7 @@ class DiskSpec(SpecModel):
     network: NetworkDiskSpec | None = None
     """A disk that a server has: an NBD export, an iSCSI LUN, an RBD image. It stays there."""
     format: DiskFormat | None = None
-    """How the volume is written. For an existing volume that is not qcow2 it must be given."""
+    """How the volume is written. An existing one that is not qcow2, as a LUN is, must say it."""
     bus: DiskBus | None = None
     """What the disk is attached to."""
     cache: DiskCache | None = None
