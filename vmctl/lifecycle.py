@@ -105,7 +105,7 @@ class Lifecycle:
 
         Raises:
             ConflictError: vmctl did not make it, it is being exported, or a port that it forwards
-                is in use.
+                is in use, or a disk of it by another machine.
             WrongStateError: It crashed, and is kept so.
             HypervisorError: It can't go on from its saved state, which is kept.
         """

@@ -15,6 +15,7 @@ from vmctl.errors import (
 )
 from vmctl.hypervisor import forwards, networks, runs, saves
 from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.sharing import refuse_disks_in_use
 from vmctl.progress import Phase
 
 __all__ = ["StartReport", "apply_forwards", "go_on", "refuse_saved", "start"]
@@ -55,9 +56,13 @@ def start(
     Raises:
         NotFoundError: A network is gone.
         UnsupportedError: A network is not active and can't be started.
-        ConflictError: A port is in use; the machine is as it was, its saved state too.
+        ConflictError: A port is in use, or another machine that runs has a disk of it; the machine
+            is as it was, its saved state too.
         HypervisorError: Its saved state fits no more; the machine is as it was.
     """
+    if any(disk.get("volume") or disk.get("network") for disk in spec.get("disks") or ()):
+        # What was made for it alone, nobody else has.
+        refuse_disks_in_use(domain)
     for name in domain.networks():
         networks.ensure_active(domain.connection, name)
     restored = not discard_saved and saves.has_saved_state(domain)

@@ -199,11 +199,23 @@ def test_bad_disks_are_refused_and_change_nothing(
     with pytest.raises(vmctl.ConflictError, match=f"'{other.name}' runs and writes to") as used:
         vm.disks.attach(DiskSpec(volume="theirs"))
     assert f"vmctl disk detach {other.name} vda" in used.value.hint
+    second = idle(start=False, disks=[{"volume": "theirs"}])
+    with pytest.raises(vmctl.ConflictError, match=f"'{other.name}' runs and writes to its") as used:
+        second.start()
+    assert f"vmctl disk detach {other.name} vda" in used.value.hint
+    assert second.state == "shut off"
+    with pytest.raises(vmctl.ConflictError, match=f"'{other.name}' runs and writes to its"):
+        idle(disks=[{"volume": "theirs"}])
     other.stop(timeout=0, force=True)
     vm.disks.attach(DiskSpec(volume="theirs"))
+    with pytest.raises(vmctl.ConflictError, match=f"'{vm.name}' runs and writes to its disk vda"):
+        second.start()
     vm.disks.detach("vdb")
+    second.start()
+    second.stop(timeout=0, force=True)
+    second.disks.detach("vda", force=True)
     host.volumes.delete(other.disks.detach("vda", force=True).source.rpartition("/")[2])
-    assert (*devices(vm), pool_volumes(host) - _of(other)) == before
+    assert (*devices(vm), pool_volumes(host) - _of(other) - _of(second)) == before
 
 
 def devices(vm: vmctl.VM) -> tuple[str, str]:
