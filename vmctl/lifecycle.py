@@ -391,17 +391,17 @@ class Lifecycle:
         Its guest's host name is not changed, and its volumes keep their names.
 
         Raises:
-            ConflictError: vmctl did not make it, another machine has that name, or it has a
-                snapshot with its memory in it, or an internal one.
+            ConflictError: vmctl did not make it, somebody else is at work on it, another machine
+                has that name, or it has an external snapshot with its memory in it.
             WrongStateError: It is not off, or has a saved state.
             UnsupportedError: An older vmctl made it, and its UEFI's variables lie in a file of
                 libvirt's that has its name.
             UsageError: That can't be a machine's name.
         """
         from vmctl import renaming
-        from vmctl.changes import refuse_while_changed
+        from vmctl.changes import changing
 
-        record = self._record()
-        refuse_while_exported(self.name, record)
-        refuse_while_changed(self._domain, record)
-        self._domain = renaming.rename(self._domain, record, name)
+        renaming.refuse_bad_name(name)
+        # Both change the definition and the spec in the record.
+        with changing(self._domain, even_saved=True) as record:
+            self._domain = renaming.rename(self._domain, record, name)

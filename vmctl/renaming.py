@@ -21,8 +21,7 @@ __all__ = ["refuse_bad_name", "rename"]
 
 
 def rename(domain: Domain, record: Record, name: str) -> Domain:
-    """Rename a machine that is off; see `VM.rename`."""
-    refuse_bad_name(name)
+    """Rename a machine that is off, within `vmctl.changes.changing`; see `VM.rename`."""
     if domain.name != name:
         _refuse_impossible(domain, record)
         renamed = rename_domain(domain, name)
@@ -75,11 +74,6 @@ def _refuse_impossible(domain: Domain, record: Record) -> None:
             hint=f"stop it first: `vmctl stop {domain.name}`",
         )
     power.refuse_saved(domain, "renamed")
-    if record.claim is not None and not record.claim.is_abandoned():
-        raise ConflictError(
-            f"somebody is at work on '{domain.name}': it is {record.phase.value}",
-            hint="wait until that has ended",
-        )
     _refuse_snapshots(domain)
     in_libvirts_folder = record.volume(Role.NVRAM) is None
     nvram = etree.fromstring(domain.xml(inactive=True)).find("os/nvram")

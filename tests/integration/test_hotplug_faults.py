@@ -268,18 +268,27 @@ def test_libvirtd_restarts_while_a_guest_is_waited_for(
     _consistent(host, vm)
 
 
-def test_autostart_waits_for_a_change_and_neither_undoes_the_other(idle: MakeIdle) -> None:
+def test_autostart_and_rename_wait_for_a_change_and_none_undoes_another(idle: MakeIdle) -> None:
     vm = idle(start=False)
+    old, new = vm.name, f"{vm.name}x"
     with changing(vm._domain) as record:
-        other = threading.Thread(target=vm.set_autostart, args=(True,))
-        other.start()
-        other.join(1)
-        assert other.is_alive()
-        assert not vm.autostart
+        others = [
+            threading.Thread(target=vm.set_autostart, args=(True,)),
+            threading.Thread(target=vm.rename, args=(new,)),
+        ]
+        for other in others:
+            other.start()
+        for other in others:
+            other.join(1)
+            assert other.is_alive()
+        raw = vm._domain.raw()
+        assert (raw.name(), vm.autostart) == (old, False)
         changed = spec_of(record).model_copy(update={"labels": {"a": "b"}})
         vm._domain.update_record(spec=recorded(changed, record))
-    other.join(30)
-    assert vm.autostart
+    for other in others:
+        other.join(30)
+    assert (vm._domain.raw().name(), vm.autostart) == (new, True)
     after = vm._domain.record()
     assert after is not None
-    assert (after.spec["autostart"], after.spec["labels"]) == (True, {"a": "b"})
+    assert (after.spec["autostart"], after.spec["name"]) == (True, new)
+    assert after.spec["labels"] == {"a": "b"}
