@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmctl.errors import SpecError, SpecProblem
+from vmctl.errors import NotFoundError, SpecError, SpecProblem, UsageError
 from vmctl.spec import VMSpec
 
-__all__ = ["unreadable", "with_key_files"]
+__all__ = ["refuse_unreadable", "unreadable", "with_key_files"]
 
 
 def with_key_files(spec: VMSpec) -> VMSpec:
@@ -51,6 +51,27 @@ def _key_lines(name: str, field: str) -> list[str]:
             hint="the public half lies in the file with .pub at its end",
         )
     return keys
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Refuse a file of the client that was named in a call, and not in a spec.
+
+    Raises:
+        NotFoundError: It isn't there.
+        UsageError: It can't be read.
+    """
+    try:
+        with path.open("rb"):
+            return
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"there is no file {path}", hint="check the path; it is one of this machine's"
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"the file {path} can't be read: {error.strerror}",
+            hint="check the path and its permissions",
+        ) from error
 
 
 def unreadable(field: str, name: str, error: OSError | UnicodeDecodeError) -> SpecError:

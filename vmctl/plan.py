@@ -32,6 +32,7 @@ from vmctl.render.seed import SeedIdentity, render_seed, ssh_user
 from vmctl.render.sources import DiskSource
 from vmctl.render.templates import Templates
 from vmctl.spec import FirmwareType, VMSpec
+from vmctl.spec.problems import join_path
 
 __all__ = ["Imported", "NewVolume", "Plan", "make_plan", "plan_disk", "plan_medium"]
 
@@ -202,7 +203,7 @@ def plan_disk(
         Its source, its format, and the volume that is going to be made for it.
     """
     alone = spec.model_copy(update={"disks": (spec.disks[index],), "image": None})
-    builder = _Builder(alone, uuid, pool, reporter, boots=False)
+    builder = _Builder(alone, uuid, pool, reporter, boots=False, single=True)
     source, form = next(builder.disks())
     return source, form, next(iter(builder.volumes), None)
 
@@ -215,7 +216,7 @@ def plan_medium(
     Returns:
         Its source, and the volume that is going to be made for it.
     """
-    builder = _Builder(spec, uuid, pool, reporter)
+    builder = _Builder(spec, uuid, pool, reporter, single=True)
     source = builder.medium(path, volume, "cdroms", 0, "iso")
     return source, next(iter(builder.volumes), None)
 
@@ -255,7 +256,10 @@ def _check_networks(spec: VMSpec, connection: Connection) -> None:
 
 
 class _Builder:
-    """Collects the volumes of one machine."""
+    """Collects the volumes of one machine; of a ``single`` device, which was given without a spec.
+
+    Errors name fields as they were written: that of a single device is in no list.
+    """
 
     def __init__(
         self,
@@ -266,7 +270,9 @@ class _Builder:
         imported: Imported | None = None,
         *,
         boots: bool = True,
+        single: bool = False,
     ) -> None:
+        self._single = single
         # What is given a kernel needs no firmware to find one.
         self._boots = boots and spec.boot.kernel is None
         self._imported = () if imported is None else imported.disks
@@ -278,6 +284,9 @@ class _Builder:
         self._images: dict[str, Image | ImageName] = {}
         self.volumes: list[NewVolume] = []
         self.made_by_libvirt: list[OwnedVolume] = []
+
+    def _field(self, kind: str, number: int, name: str = "") -> str:
+        return name if self._single else join_path(kind, number, name)
 
     def _owned(self, suffix: str, role: Role) -> OwnedVolume:
         # The UUID makes the name nobody else's, whatever lies in the pool already.
@@ -330,22 +339,22 @@ class _Builder:
     ) -> str | DiskSource | None:
         """Plan what lies in a drive; returns its path on the host, or what else it is."""
         if volume is not None:
-            where = f"{field}[{number}].volume"
+            where = self._field(field, number, "volume")
             return existing_source(self._pool, volume, format="raw", field=where)
         suffix = f"{field}{number}.{kind}"
-        return self.upload(path, f"{field}[{number}].path", suffix, Role.MEDIUM)
+        return self.upload(path, self._field(field, number, "path"), suffix, Role.MEDIUM)
 
     def disks(self) -> Iterator[tuple[str | DiskSource | None, str]]:
         """Plan the disks; yields the path on the host, or what else it is, and the format."""
         targets = disk_targets(self._spec)
         for number, (disk, target) in enumerate(zip(self._spec.disks or (), targets, strict=True)):
-            field = f"disks[{number}]"
+            field = self._field("disks", number)
             if disk.network is not None:
                 yield None, disk.format or "raw"
                 continue
             if disk.volume is not None:
                 kind = disk.format or "qcow2"
-                where = f"{field}.volume"
+                where = join_path(field, "volume")
                 if not disk.read_only:
                     bases.refuse_writing(disk.volume.rpartition("/")[2])
                 yield existing_source(self._pool, disk.volume, format=kind, field=where), kind
@@ -357,7 +366,8 @@ class _Builder:
                 continue
             image = disk.image or (self._spec.image if number == 0 else None)
             kind = disk.format or "qcow2"
-            base = None if image is None else self._image(image, field, boots=number == 0)
+            named = join_path(field, "image") if disk.image else "image"
+            base = None if image is None else self._image(image, named, boots=number == 0)
             capacity = _capacity(disk.size, base, field)
             self._see_whether_it_fits(target, capacity)
             yield (
@@ -397,7 +407,7 @@ class _Builder:
 
 def _bad_reference(field: str, error: UsageError) -> SpecError:
     return SpecError(
-        "the spec names an image that can't be fetched",
+        "there is an image that can't be fetched",
         problems=[SpecProblem(field, error.brief)],
         hint=error.hint,
     )
@@ -406,16 +416,17 @@ def _bad_reference(field: str, error: UsageError) -> SpecError:
 def _capacity(size: int | None, base: Image | ImageName | None, field: str) -> int:
     if base is None:
         if size is None:
-            problem = SpecProblem(f"{field}.size", "a blank disk needs a size")
+            problem = SpecProblem(join_path(field, "size"), "a blank disk needs a size")
             raise SpecError(
-                "the spec is not complete",
+                "there is a disk without a size",
                 problems=[problem],
                 hint="write `size: 10GiB`, or name an image or a volume",
             )
         return int(size)
     if size is not None and size < base.virtual_size:
         problem = SpecProblem(
-            f"{field}.size", f"{int(size)} bytes are less than its image's {base.virtual_size}"
+            join_path(field, "size"),
+            f"{int(size)} bytes are less than its image's {base.virtual_size}",
         )
         raise SpecError(
             "a disk is smaller than the image it is a clone of",

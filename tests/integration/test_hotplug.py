@@ -178,7 +178,7 @@ def test_what_is_for_the_next_start_waits(idle: Callable[..., vmctl.VM], host: v
 
 
 def test_bad_disks_are_refused_and_change_nothing(
-    vm: vmctl.VM, host: vmctl.Host, idle: Callable[..., vmctl.VM]
+    vm: vmctl.VM, host: vmctl.Host, idle: Callable[..., vmctl.VM], micro_image: str
 ) -> None:
     before = (*devices(vm), pool_volumes(host))
     with pytest.raises(vmctl.NotFoundError, match="has no disk 'vdx'") as missing:
@@ -188,10 +188,16 @@ def test_bad_disks_are_refused_and_change_nothing(
         vm.disks.detach("vda")
     with pytest.raises(vmctl.UnsupportedError, match="can't be plugged"):
         vm.disks.attach(DiskSpec(size="1MiB", bus="sata"))
-    with pytest.raises(vmctl.SpecError, match="vda"):
+    # Errors speak of what was given, which is in no list.
+    with pytest.raises(vmctl.SpecError, match=f"'{vm.name}' has a drive 'vda' already"):
         vm.disks.attach(DiskSpec(size="1MiB", target="vda"))
-    with pytest.raises(vmctl.NotFoundError, match="no volume 'nowhere'"):
+    with pytest.raises(vmctl.SpecError, match="^the disk is not valid: bus: "):
+        vm.disks.attach(DiskSpec(size="1MiB", bus="ide"))
+    with pytest.raises(vmctl.NotFoundError, match=r"^volume: .*no volume 'nowhere'"):
         vm.disks.attach(DiskSpec(volume="nowhere"))
+    with pytest.raises(vmctl.SpecError) as given:
+        vm.disks.attach(DiskSpec(image=micro_image, size="1MiB"))
+    assert [problem.path for problem in given.value.problems] == ["size"]
     with pytest.raises(vmctl.ConflictError, match="is not deleted|needs it|root"):
         vm.disks.detach("vda", delete=True)
     host.volumes.create("theirs", "1MiB")
@@ -265,6 +271,8 @@ def test_a_nic_comes_and_goes_and_so_does_its_cable(vm: vmctl.VM) -> None:
     assert vm.nics.set_link(nic.mac, up=True).link == "up"
     soon(vm, _CARRIERS + nic.mac, f"{nic.mac} 1")
 
+    with pytest.raises(vmctl.SpecError, match=f"has a NIC '{nic.mac}' already"):
+        vm.nics.attach(NicSpec.model_validate({"user": True, "mac": nic.mac}))
     with pytest.raises(vmctl.NotFoundError, match="has no NIC") as missing:
         vm.nics.detach("52:54:00:00:00:01")
     assert nic.mac in missing.value.hint

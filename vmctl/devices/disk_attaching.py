@@ -9,6 +9,7 @@ from vmctl.changes import carry_out, changing
 from vmctl.devices import making
 from vmctl.devices.disk_list import AttachedDisk, find_disk
 from vmctl.devices.machine import (
+    as_given,
     drives_of,
     not_live,
     pinned,
@@ -17,7 +18,7 @@ from vmctl.devices.machine import (
     spec_of,
     with_drives,
 )
-from vmctl.errors import ConflictError, NotFoundError, VmctlError
+from vmctl.errors import ConflictError, NotFoundError, SpecError, SpecProblem, VmctlError
 from vmctl.hypervisor import hotplug
 from vmctl.hypervisor.attachment import key_of
 from vmctl.hypervisor.domains import Domain
@@ -31,7 +32,7 @@ from vmctl.render.attached import render_disk, render_scsi_controller
 from vmctl.render.sources import DiskSource
 from vmctl.render.templates import Templates
 from vmctl.spec import DiskBus, DiskSpec, VMSpec
-from vmctl.spec.drives import Drive, DriveKind
+from vmctl.spec.drives import Drive, DriveKind, place_drives
 
 __all__ = ["FIXED_BUSES", "attach_disk", "why_not_attached_live"]
 
@@ -79,8 +80,10 @@ def attach_disk(
     reporter = Reporter(domain.name, progress)
     with changing(domain) as record:
         before = spec_of(record)
-        spec = pinned(with_drives(before, disks=(*before.disks, disk)))
-        index = len(spec.disks) - 1
+        _refuse_taken(domain, before, disk)
+        index = len(before.disks)
+        with as_given("the disk", f"disks[{index}]"):
+            spec = pinned(with_drives(before, disks=(*before.disks, disk)))
         drive = next(
             entry for entry in drives_of(spec, DriveKind.DISK).values() if entry.index == index
         )
@@ -127,6 +130,15 @@ def _coming(
         made=None if volume is None else volume.owned,
         base=base,
     )
+
+
+def _refuse_taken(domain: Domain, spec: VMSpec, disk: DiskSpec) -> None:
+    if disk.target is not None and disk.target in {drive.target for drive in place_drives(spec)}:
+        raise SpecError(
+            f"'{domain.name}' has a drive '{disk.target}' already",
+            problems=[SpecProblem("target", f"{disk.target} is taken")],
+            hint="leave the target out, or choose another one",
+        )
 
 
 def _refuse_unlike(domain: Domain, drive: Drive) -> None:

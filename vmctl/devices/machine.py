@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lxml import etree
 
-from vmctl.errors import UnsupportedError
+from vmctl.errors import SpecError, SpecProblem, UnsupportedError
 from vmctl.hypervisor import hotplug
 from vmctl.hypervisor.metadata import Record
 from vmctl.spec import BootDevice, VMSpec
 from vmctl.spec.drives import Drive, DriveKind, place_drives
+from vmctl.spec.problems import spec_error
 
 __all__ = [
+    "as_given",
     "drives_of",
     "no_port",
     "not_live",
@@ -68,6 +72,28 @@ def with_drives(spec: VMSpec, **changes: Any) -> VMSpec:
         if order != spec.boot.order:
             changes["boot"] = spec.boot.model_copy(update={"order": order or None})
     return spec.replace(**changes)
+
+
+@contextmanager
+def as_given(what: str, field: str) -> Iterator[None]:
+    """Let errors speak of a device as it was given: its caller wrote no spec, and no list in it.
+
+    Args:
+        what: What it is: "the disk".
+        field: Where it stands in the machine's spec, ``disks[1]``.
+    """
+    try:
+        yield
+    except SpecError as error:
+        problems = [
+            SpecProblem(_without(problem.path, field), problem.message)
+            for problem in error.problems
+        ]
+        raise spec_error(problems, source=what, hint=error.hint) from error
+
+
+def _without(path: str, field: str) -> str:
+    return path.removeprefix(field).removeprefix(".") if path.startswith(field) else path
 
 
 def recorded(spec: VMSpec, record: Record) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lxml import etree
 
 from vmctl.changes import carry_out, changing
+from vmctl.client_files import refuse_unreadable
 from vmctl.devices import making
 from vmctl.devices.machine import recorded, spec_of
 from vmctl.errors import ConflictError, NotFoundError, UsageError
@@ -113,9 +115,8 @@ def insert(
         progress: Told of the phases ``disks`` and ``insert``.
 
     Raises:
-        UsageError: Not exactly one of ``path`` and ``volume`` is given.
-        NotFoundError: There is no such drive, or no such volume.
-        SpecError: The file can't be read.
+        UsageError: Not exactly one of ``path`` and ``volume`` is given, or the file can't be read.
+        NotFoundError: There is no such drive, no such file, or no such volume.
         ConflictError: There is a medium in it, or somebody else is at work on the machine.
         WrongStateError: The guest has locked the tray.
     """
@@ -124,6 +125,8 @@ def insert(
             "a medium is a file of yours, or a volume of the host",
             hint="give one of them",
         )
+    if path is not None:
+        refuse_unreadable(Path(path).expanduser())
     reporter = Reporter(domain.name, progress)
     with changing(domain) as record:
         drive = _find(domain, target)

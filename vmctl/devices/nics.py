@@ -10,8 +10,8 @@ from lxml import etree
 from vmctl import power
 from vmctl.changes import carry_out, changing
 from vmctl.devices.disk_detaching import DETACH_SECONDS
-from vmctl.devices.machine import not_live, port_problem, recorded, spec_of, with_drives
-from vmctl.errors import NotFoundError, UnsupportedError
+from vmctl.devices.machine import as_given, not_live, port_problem, recorded, spec_of, with_drives
+from vmctl.errors import NotFoundError, SpecError, SpecProblem, UnsupportedError
 from vmctl.hypervisor import hotplug, networks, tuning
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.hotplug import Scope
@@ -146,7 +146,9 @@ def attach_nic(
     """
     with changing(domain) as record:
         before = spec_of(record)
-        spec = with_macs(with_drives(before, nics=(*before.nics, nic)), domain.uuid)
+        _refuse_taken(domain, before, nic)
+        with as_given("the NIC", f"nics[{len(before.nics)}]"):
+            spec = with_macs(with_drives(before, nics=(*before.nics, nic)), domain.uuid)
         new = spec.nics[-1]
         refuse_nic(new, "the new NIC", facts)
         if new.network is not None:
@@ -168,6 +170,15 @@ def attach_nic(
         if scope.now and new.forwards:
             power.apply_forwards(domain, recorded(spec, record))
     return _find(domain, mac)
+
+
+def _refuse_taken(domain: Domain, spec: VMSpec, nic: NicSpec) -> None:
+    if nic.mac is not None and nic.mac in {entry.mac for entry in spec.nics}:
+        raise SpecError(
+            f"'{domain.name}' has a NIC '{nic.mac}' already",
+            problems=[SpecProblem("mac", f"{nic.mac} is taken")],
+            hint="leave the MAC address out, or choose another one",
+        )
 
 
 def why_not_detached_live(domain: Domain) -> str | None:

@@ -59,6 +59,8 @@ def test_a_device_that_is_not_there_is_said(
         (("nic", "limit", "web", "52:54:00:00:00:01", "--inbound", "1,2,3,4"), 2, "no rate"),
         (("nic", "limit", "web", "52:54:00:00:00:01", "--inbound", "9,2"), 7, "less than average"),
         (("cdrom", "insert", "web", "sda"), 2, "a file of yours, or a volume"),
+        (("cdrom", "insert", "web", "sda", "/no/such.iso"), 3, "there is no file /no/such.iso\n"),
+        (("cdrom", "insert", "web", "sda", "/"), 2, "the file / can't be read: Is a directory"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
