@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ class Relay:
         self._listener.bind(str(path))
         self._listener.listen()
         self._lock = threading.Lock()
+        self._passing = threading.Event()
+        self._passing.set()
         self._pairs: list[socket.socket] = []
         self.accepted = 0
         threading.Thread(target=self._accept, daemon=True).start()
@@ -42,14 +45,22 @@ class Relay:
                 for source, sink in ((client, server), (server, client)):
                     threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                self._passing.wait()
                 sink.sendall(data)
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def hold(self) -> None:
+        """Pass nothing on, and close nothing, as where a network drops all that is sent."""
+        self._passing.clear()
+
+    def let_go(self) -> None:
+        """Pass on what comes, and what came."""
+        self._passing.set()
 
     def cut(self) -> None:
         """Cut every connection."""
@@ -62,6 +73,7 @@ class Relay:
 
     def close(self) -> None:
         """Stop listening as well."""
+        self.let_go()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
@@ -97,6 +109,42 @@ def _asked_again(handle: vmctl.VM) -> str:
         return handle.state
     except vmctl.HostUnavailableError:
         return handle.state
+
+
+def test_events_go_on_over_a_connection_that_was_cut(
+    relay: Relay, tmp_path: Path, host: vmctl.Host, make_spec: Callable[..., vmctl.VMSpec]
+) -> None:
+    with vmctl.connect(f"qemu+unix:///system?socket={tmp_path / 'sock'}") as other:
+        vm = host.create(make_spec(cloud_init=None))
+        with other.events(kinds=["undefined"], timeout=60) as stream:
+            relay.cut()
+            assert [next(stream).kind for _ in range(2)] == [
+                "connection-lost",
+                "connection-regained",
+            ]
+            vm.delete()
+            assert next(stream).uuid == vm.uuid
+
+
+def test_a_host_that_falls_silent_is_given_up(
+    relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody closes the connection; calls end nevertheless, and handles recover."""
+    monkeypatch.setattr("vmctl.hypervisor.connection._KEEPALIVE_SECONDS", 1)
+    monkeypatch.setattr("vmctl.hypervisor.connection._KEEPALIVE_COUNT", 1)
+    monkeypatch.setattr("vmctl.hypervisor.connection._OPENING_SECONDS", 1.0)
+    with vmctl.connect(f"qemu+unix:///system?socket={tmp_path / 'sock'}") as other:
+        assert other.list() is not None
+        relay.hold()
+        # The first call meets the connection that is there, the second one has none to be had.
+        for _ in range(2):
+            begin = time.monotonic()
+            with pytest.raises(vmctl.HostUnavailableError) as caught:
+                other.list()
+            assert caught.value.hint
+            assert time.monotonic() - begin < 20
+        relay.let_go()
+        assert other.list() is not None
 
 
 def test_a_host_that_went_away_is_one_clear_error(relay: Relay, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from vmctl.errors import HostUnavailableError, PermissionDeniedError, VmctlError
 from vmctl.hypervisor import eventloop
 from vmctl.hypervisor.errors import calling, translate
 from vmctl.hypervisor.events import EventHub, Listener, Signal
+from vmctl.hypervisor.opening import open_within
 
 __all__ = ["Connection", "outlasting"]
 
@@ -22,6 +23,9 @@ T = TypeVar("T")
 # A peer that is silent for about half a minute is gone (virConnectSetKeepAlive).
 _KEEPALIVE_SECONDS = 5
 _KEEPALIVE_COUNT = 6
+# At first somebody may be asked for a password, by ssh; later everything is known.
+_FIRST_OPENING_SECONDS = 60.0
+_OPENING_SECONDS = 20.0
 # A libvirtd that restarts is back by then.
 _OUTAGE_SECONDS = 30.0
 
@@ -48,15 +52,15 @@ class Connection:
         self._closed = False
         eventloop.acquire()
         try:
-            self._open()
+            self._open(_FIRST_OPENING_SECONDS)
         except BaseException:
             eventloop.release()
             self._closed = True
             raise
 
-    def _open(self) -> None:
+    def _open(self, seconds: float) -> None:
         try:
-            raw = libvirt.open(self.uri)
+            raw = open_within(self.uri, seconds)
         except libvirt.libvirtError as error:
             raise _not_reached(error, self.uri) from error
         with calling(f"set up the connection to {self.uri}"):
@@ -99,7 +103,7 @@ class Connection:
             if self._raw is None or not self.events.connected or not self._raw.isAlive():
                 self.events.lost()
                 self._drop()
-                self._open()
+                self._open(_OPENING_SECONDS)
                 self.events.notify_all()
             return self._raw
 

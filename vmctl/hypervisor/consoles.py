@@ -28,6 +28,7 @@ from vmctl.errors import (
 from vmctl.hypervisor import eventloop
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.errors import calling, is_code
+from vmctl.hypervisor.opening import open_within
 
 __all__ = ["ConsoleStream", "console_devices"]
 
@@ -46,6 +47,7 @@ _MOST_UNSENT = 64 * 1024
 # How often a connection that breaks without a word is looked at.
 _RECHECK_SECONDS = 1.0
 _JOIN_SECONDS = 0.2
+_OPENING_SECONDS = 20.0
 
 
 def console_devices(domain: Domain) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ class ConsoleStream:
         eventloop.acquire()
         try:
             with calling(f"connect to {domain.connection.uri}"):
-                self._raw: Any = libvirt.open(domain.connection.uri)
+                self._raw: Any = open_within(domain.connection.uri, _OPENING_SECONDS)
             try:
                 self._stream: Any = self._open(port, force=force)
             except BaseException:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -223,6 +225,23 @@ def test_keepalive_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     Connection(_DEFAULT_URI).close()
     ((seconds, count),) = asked
     assert 0 < seconds * count <= 60
+
+
+def test_a_host_that_says_nothing_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vmctl.hypervisor.connection._FIRST_OPENING_SECONDS", 0.5)
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{folder}/s")
+        silent.listen()
+        with pytest.raises(HostUnavailableError, match=r"did not answer within 0\.5 s") as caught:
+            Connection(f"qemu+unix:///system?socket={folder}/s")
+        assert caught.value.hint
+    # When it is gone, so is who waits for it.
+    left = [entry for entry in threading.enumerate() if entry.name == "vmctl-opening"]
+    for thread in left:
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 def test_pool_and_volumes(connection: Connection) -> None:
