@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
 import sys
 import termios
@@ -46,6 +48,9 @@ class Terminal:
             start_new_session=True,
             env=environment,
         )
+
+    def resize(self, lines: int, columns: int) -> None:
+        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def type(self, keys: bytes) -> None:
         os.write(self.ours, keys)
@@ -90,8 +95,13 @@ def test_on_a_terminal(terminal: Terminal, old: vmctl.VM, environment: dict[str,
         assert client.wait(30) == 0
     assert terminal.is_put_back()
     assert old.state == "running"
-    with terminal.start([*_VMCTL, "--escape", "^A", old.name], environment) as client:
-        terminal.see(b"Ctrl-A leaves")
+    keys = ["--escape", "^A", "--size-key", "^T"]
+    with terminal.start([*_VMCTL, *keys, old.name], environment) as client:
+        terminal.see(b"Ctrl-A leaves, Ctrl-T types")
+        terminal.resize(44, 132)
+        terminal.type(b"\x14")
+        terminal.see(b"stty rows 44 cols 132")
+        terminal.see(PROMPT.encode())
         terminal.type(b"a\x01")
         assert client.wait(30) == 0
     assert terminal.is_put_back()

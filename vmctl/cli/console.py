@@ -14,7 +14,7 @@ from vmctl.errors import UsageError, VmctlError, WrongStateError
 __all__ = ["console"]
 
 
-def _escape(_context: click.Context, _parameter: click.Parameter, value: str) -> bytes:
+def _key(_context: click.Context, _parameter: click.Parameter, value: str) -> bytes:
     if value == "none":
         return b""
     if len(value) == 2 and value[0] == "^" and "@" <= value[1].upper() <= "_":
@@ -22,7 +22,7 @@ def _escape(_context: click.Context, _parameter: click.Parameter, value: str) ->
     if len(value) == 1 and value.isascii():
         return value.encode("ascii")
     raise UsageError(
-        f"{value[:40]!r} is no key to leave a console by",
+        f"{value[:40]!r} is no key",
         hint="write Ctrl-X as ^X; one other character, or none, works too",
     )
 
@@ -40,17 +40,29 @@ def _named(key: bytes) -> str:
     default="^]",
     show_default=True,
     metavar="KEY",
-    callback=_escape,
+    callback=_key,
     help="The key that leaves; none for no such key.",
+)
+@click.option(
+    "--size-key",
+    default="none",
+    show_default=True,
+    metavar="KEY",
+    callback=_key,
+    help="The key that types an stty command with this window's size.",
 )
 @click.option("--device", metavar="PORT", help="Another port than the console: serial1.")
 @pass_app
-def console(app: App, name: str, force: bool, escape: bytes, device: str | None) -> None:
+def console(
+    app: App, *, name: str, force: bool, escape: bytes, size_key: bytes, device: str | None
+) -> None:
     """Open the serial console of NAME on this terminal, or in a pipe.
 
-    What the guest writes reaches the terminal as it is. A serial line has no window size: tell the
-    guest of it with `stty rows ROWS cols COLUMNS`.
+    What the guest writes reaches the terminal as it is. A serial line has no window size: tell a
+    Unix shell of it with `stty rows ROWS cols COLUMNS`, which the --size-key types for you.
     """
+    if size_key and size_key == escape:
+        raise UsageError("one key can't do both", hint="give --size-key another one than --escape")
     from vmctl.guest.terminal import Waker, interact, pass_through  # noqa: PLC0415 - when needed
 
     waker = Waker()
@@ -60,12 +72,14 @@ def console(app: App, name: str, force: bool, escape: bytes, device: str | None)
         try:
             if stdin is not None and stdin.isatty() and sys.stdout.isatty():
                 leave = f"{_named(escape)} leaves" if escape else "no key leaves"
+                leave += f", {_named(size_key)} types the window's size" if size_key else ""
                 why = interact(
                     opened,
                     waker,
                     keyboard=stdin.fileno(),
                     screen=sys.stdout.fileno(),
                     escape=escape,
+                    size_key=size_key,
                     # In raw mode a line feed does no more than that.
                     announce=lambda: app.note(
                         f"the console of '{machine.name}': {leave}; Enter may bring a prompt\r"

@@ -83,6 +83,7 @@ def interact(
     keyboard: int,
     screen: int,
     escape: bytes,
+    size_key: bytes = b"",
     announce: Callable[[], None],
 ) -> VmctlError | None:
     """Join a console to a terminal until the escape key is typed or nothing more comes.
@@ -95,6 +96,8 @@ def interact(
         keyboard: The terminal's descriptor for reading; it is in raw mode meanwhile.
         screen: The one for writing.
         escape: The key that leaves; empty for none.
+        size_key: The key for which a command is typed that tells a Unix shell the terminal's size;
+            empty for none.
         announce: Called when what is typed reaches the guest from now on.
 
     Returns:
@@ -116,10 +119,18 @@ def interact(
             typed = os.read(keyboard, _CHUNK)
             typing = bool(typed)
             before, found, _after = typed.partition(escape) if escape else (typed, b"", b"")
+            if size_key and size_key in before:
+                before = before.replace(size_key, _size_command(screen))
             if before and not console.post(before):
                 write_all(screen, _BELL)
             if found:
                 return None
+
+
+def _size_command(terminal: int) -> bytes:
+    """Return what is typed in a shell: a serial line has no other way to say how large it is."""
+    columns, lines = os.get_terminal_size(terminal)
+    return f"stty rows {lines} cols {columns}\r".encode()
 
 
 def _copy(console: ConsoleStream, screen: int) -> int:
