@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -14,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 import vmctl
 from vmctl.hypervisor import private
@@ -46,12 +50,7 @@ class Viewer:
         self.security = set(self._read(self._read(1)[0]))
 
     def _read(self, count: int) -> bytes:
-        got = b""
-        while len(got) < count:
-            piece = self._connection.recv(count - len(got))
-            assert piece, got
-            got += piece
-        return got
+        return read_exactly(self._connection, count)
 
     def log_in(self, password: str | None) -> bool:
         if password is None:
@@ -64,6 +63,32 @@ class Viewer:
             cipher = Cipher(TripleDES(key * 3), modes.ECB()).encryptor()  # noqa: S305
             self._connection.sendall(cipher.update(self._read(16)))
         return self._read(4) == bytes(4)
+
+
+def read_exactly(connection: Any, count: int) -> bytes:
+    got = b""
+    while len(got) < count:
+        piece = connection.recv(count - len(got))
+        assert piece, got
+        got += piece
+    return got
+
+
+def let_in_by_spice(host: vmctl.Host, server: Server, password: str) -> bool:
+    """Return whether a viewer is let in (https://www.spice-space.org/spice-protocol.html)."""
+    with host.reach.open(*server, timeout=10) as connection:
+        connection.settimeout(30)
+        # A link to the main channel, without any capability: then a ticket is all that counts.
+        connection.sendall(struct.pack("<4sIIIIBBIII", b"REDQ", 2, 2, 18, 0, 1, 0, 0, 0, 18))
+        magic, _major, _minor, size = struct.unpack("<4sIII", read_exactly(connection, 16))
+        reply = read_exactly(connection, size)
+        assert (magic, reply[:4]) == (b"REDQ", bytes(4))
+        key = load_der_public_key(reply[4:166])
+        assert isinstance(key, rsa.RSAPublicKey)
+        hashed = hashes.SHA1()  # noqa: S303 - the protocol's own
+        form = padding.OAEP(padding.MGF1(hashed), algorithm=hashed, label=None)
+        connection.sendall(key.encrypt(f"{password}\0".encode(), form))
+        return read_exactly(connection, 4) == bytes(4)
 
 
 def let_in(host: vmctl.Host, server: Server, password: str | None) -> bool:
@@ -122,7 +147,12 @@ def test_passwords(private_host: private.PrivateHost, host: vmctl.Host, tmp_path
     assert f"00000000:{port:04X}" in listening(private_host)
     assert not let_in(host, server, "wrong")
     assert let_in(host, server, "<&'\">")
-    host.reach.open(*server_of(vm, "spice"), timeout=10).close()
+    by_spice = server_of(vm, "spice")
+    assert by_spice[0] == "127.0.0.1"
+    assert f"0100007F:{by_spice[1]:04X}" in listening(private_host)
+    assert f"00000000:{by_spice[1]:04X}" not in listening(private_host)
+    assert not let_in_by_spice(host, by_spice, "wrong")
+    assert let_in_by_spice(host, by_spice, "spicy")
     assert [display.password for display in vm.screen.displays()] == [True, True]
     for xml in (vm.xml(), vm.xml(inactive=True)):
         assert "spicy" not in xml
@@ -134,6 +164,10 @@ def test_passwords(private_host: private.PrivateHost, host: vmctl.Host, tmp_path
     vm.screen.set_password("other", type="vnc")
     assert not let_in(host, server, "<&'\">")
     assert let_in(host, server, "other")
+    assert let_in_by_spice(host, by_spice, "spicy")
+    vm.screen.set_password("spicier", type="spice")
+    assert not let_in_by_spice(host, by_spice, "spicy")
+    assert let_in_by_spice(host, by_spice, "spicier")
     vm.screen.set_password("brief", type="vnc", valid_for=2)
     assert let_in(host, server, "brief")
     expired = Signal().wait_for(
@@ -144,7 +178,7 @@ def test_passwords(private_host: private.PrivateHost, host: vmctl.Host, tmp_path
     vm.screen.set_password("lasting", type="vnc")
     assert let_in(host, server, "lasting")
 
-    # What was set is there at the next start, and SPICE's was left alone.
+    # What was set is there at the next start.
     vm.stop(force=True, timeout=0)
     vm.screen.set_password("asleep", type="vnc")
     with pytest.raises(vmctl.WrongStateError):
@@ -152,6 +186,7 @@ def test_passwords(private_host: private.PrivateHost, host: vmctl.Host, tmp_path
     vm.start()
     server = ("127.0.0.1", server_of(vm)[1])
     assert let_in(host, server, "asleep")
+    assert let_in_by_spice(host, server_of(vm, "spice"), "spicier")
     assert [display.password for display in vm.screen.displays()] == [True, True]
     vm.delete()
 
@@ -217,3 +252,9 @@ def test_by_the_command_line(
     old.start()
     assert not let_in(host, server_of(old), "wrong")
     assert let_in(host, server_of(old), "s3cret")
+    # The display of a machine that runs goes on asking for it.
+    run("--remove-password")
+    assert let_in(host, server_of(old), "s3cret")
+    old.stop(force=True, timeout=0)
+    old.start()
+    assert let_in(host, server_of(old), None)
