@@ -12,13 +12,16 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import libvirt
 import pytest
 
 import vmctl
 from vmctl.changes import changing
 from vmctl.devices.machine import recorded, spec_of
+from vmctl.doctor.host import examine_host
 from vmctl.hypervisor import private
 from vmctl.hypervisor.events import Signal
+from vmctl.hypervisor.uri import resolve
 from vmctl.spec import DiskSpec
 
 from .conftest import pool_volumes
@@ -143,6 +146,29 @@ def test_sigkill_in_the_middle_of_a_change_of_a_value(
         assert nic.link == spec.nics[0].link
         outcomes.add((spec.vcpus, int(spec.memory), nic.link, bool(limits)))
     assert len(outcomes) == 2
+
+
+def test_sigkill_between_the_running_machine_and_its_definition_is_said(
+    private_host: private.PrivateHost, host: vmctl.Host, idle: MakeIdle
+) -> None:
+    vm = idle(max_vcpus=2)
+    raw, at = vm._domain.raw(), 8
+    while raw.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE) == 1:
+        at += 2
+        status, said = _change_and_die(private_host, at, vm.name, "vcpus")
+        assert status == -signal.SIGKILL
+    assert said == "after virDomainSetVcpusFlags"
+    assert raw.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_CONFIG) == 1
+    # Whoever looks is told: by the doctor, and by whatever compares the two.
+    checks = {check.name: check for check in examine_host(resolve(host.uri), "default")}
+    assert f"half-made by clients that were killed: {vm.name}" in checks["leftovers"].detail
+    for settled in (False, True):
+        (waiting,) = vm.compare({}).pending
+        assert (waiting.path, waiting.expected, waiting.actual) == ("vcpus", "1", "2")
+        assert len(host.gc()) == (0 if settled else 1)
+    assert vm.apply({"vcpus": 2}).made == ("vcpus",)
+    assert vm.compare({}).pending == ()
+    _consistent(host, vm)
 
 
 def test_what_a_killed_client_left_does_not_keep_the_next_one_from_work(
