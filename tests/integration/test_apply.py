@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -291,6 +295,59 @@ def test_fields_are_set_by_their_paths(host: vmctl.Host, make_spec: SpecMaker) -
             vm.with_values({"disks.vdz.size": "1GiB"})
         with pytest.raises(SpecError):
             vm.with_values({"vcpus": "many"})
+    finally:
+        vm.delete()
+
+
+def command_line(host: vmctl.Host, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vmctl.cli.main", "--uri", host.uri, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
+
+
+def test_on_the_command_line(host: vmctl.Host, make_spec: SpecMaker, tmp_path: Path) -> None:
+    spec = make_spec(cloud_init=None)
+    vm = host.create(spec)
+    file = tmp_path / "spec.yaml"
+    file.write_text(spec.replace(memory="224MiB", firmware="uefi").to_yaml())
+    try:
+        definition = vm.xml(inactive=True).replace(
+            "<on_crash>destroy</on_crash>", "<on_crash>restart</on_crash>"
+        )
+        host._connection.raw.defineXML(definition)
+        before = vm.xml(inactive=True), vm._domain.record()
+        dry = command_line(host, "apply", str(file), "--dry-run", "-f", "json")
+        assert dry.returncode == 0, dry.stderr
+        assert "on_crash was changed by others, and stays: restart" in dry.stderr
+        plan = json.loads(dry.stdout)
+        assert {entry["path"]: entry["when"] for entry in plan["differences"]} == {
+            "memory": "next start",
+            "firmware.type": "anew",
+        }
+        assert (plan["made"], vm.xml(inactive=True), vm._domain.record()) == ([], *before)
+        refused = command_line(host, "apply", str(file))
+        assert refused.returncode == 4
+        assert "made anew for firmware.type" in refused.stderr
+        assert (vm.xml(inactive=True), vm._domain.record()) == before
+
+        done = command_line(host, "set", vm.name, "memory=256MiB", "vcpus=2", "labels.a=b")
+        assert done.returncode == 0, done.stderr
+        rows = [line.split() for line in done.stdout.splitlines()[1:]]
+        assert {row[0]: row[1:3] for row in rows if row[0] != "labels.a"} == {
+            "vcpus": ["1", "2"],
+            "max_vcpus": ["1", "2"],
+            "memory": ["192MiB", "256MiB"],
+        }
+        assert (raw_of(host, vm).maxMemory(), vm.info().vcpus) == (256 << 10, 2)
+        assert vm.info().labels == {"a": "b"}
+        again = command_line(host, "set", vm.name, "memory=256MiB", "vcpus=2", "labels.a=b")
+        assert "nothing to change" in again.stderr
+        assert "<on_crash>restart</on_crash>" in vm.xml(inactive=True)
     finally:
         vm.delete()
 
