@@ -59,6 +59,17 @@ def test_a_list_of_200_takes_the_calls_of_a_list_of_one(host_of: Callable[[int],
     assert (found[0].state, found[0].phase, found[0].labels) == ("running", None, None)
 
 
+def test_a_measurement_of_200_takes_the_calls_of_one(host_of: Callable[[int], str]) -> None:
+    """Of `top`, each round is one; that of the test driver's machines has no figures."""
+    seen = []
+    for count in (1, 200):
+        with vmctl.connect(host_of(count)) as host, counted() as calls:
+            assert len(host.stats()) == count
+        seen.append(calls)
+    assert seen[0] == seen[1]
+    assert seen[0]["virConnectGetAllDomainStats"] == 1
+
+
 def test_details_are_asked_for_one_by_one(host_of: Callable[[int], str]) -> None:
     calls, found = calls_of(host_of(3), details=True)
     assert calls["virDomainGetMetadata"] == 3

@@ -13,6 +13,9 @@ from click.testing import Result
 
 from vmctl.cli import machines
 from vmctl.cli.context import App
+from vmctl.cli.machines import _print_info
+from vmctl.hypervisor.chains import Layer
+from vmctl.info import DiskInfo, MachineInfo
 from vmctl.spec import VMSpec
 
 Vmctl = Callable[..., Result]
@@ -79,6 +82,48 @@ def test_info_as_a_table(vmctl: Vmctl) -> None:
     lines = vmctl(*_TEST, "info", "test").stdout.splitlines()
     assert lines[0].split() == ["name", "test"]
     assert ["memory", "2", "GiB"] in [line.split() for line in lines]
+
+
+def test_all_of_info_is_in_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    image = Layer(path="/pool/image", format="qcow2", capacity=None, allocation=300 << 20)
+    own = Layer(path="/pool/own", format="qcow2", capacity=5 << 30, allocation=200 << 20)
+    disk = DiskInfo(
+        target="vda",
+        device="disk",
+        bus="virtio",
+        source=own.path,
+        format="qcow2",
+        capacity=own.capacity,
+        allocation=own.allocation,
+        shared=300 << 20,
+        chain=(own, image),
+    )
+    crashed = MachineInfo(
+        name="web",
+        uuid="u",
+        state="shut off",
+        state_reason="crashed",
+        saved=True,
+        addresses=("192.0.2.7",),
+        started="2026-01-01T00:00:00+00:00",
+        uptime=3723.4,
+        disks=(disk,),
+        snapshots=("clean", "later"),
+        current_snapshot="later",
+        frozen=True,
+    )
+    _print_info(crashed)
+    said = capsys.readouterr().out
+    for words in (
+        "shut off (crashed), with a saved state",
+        "2026-01-01T00:00:00+00:00 (1:02:03)",
+        "192.0.2.7",
+        "vda (virtio disk) /pool/own, 5 GiB, takes 200 MiB",
+        "on /pool/image, 300 MiB, shared",
+        "later (current)",
+        "vmctl agent thaw web",
+    ):
+        assert words in said, words
 
 
 def test_a_name_that_is_close_is_suggested(vmctl: Vmctl) -> None:
