@@ -110,6 +110,33 @@ def test_one_file(
     shared_vm.run("sudo rm -r /tmp/in", check=True)
 
 
+@_BOTH
+def test_what_a_killed_copy_left_goes_with_the_next(
+    shared_vm: vmctl.VM, tree: Path, via: Literal["ssh", "agent"]
+) -> None:
+    """It may be somebody's at work as long as nobody knows better."""
+    left, at_work, finished = (f".a*b.vmctl-0123456789a{digit}" for digit in "bcd")
+    others = ".axb.vmctl-0123456789ab"
+    long_ago = "touch -d @1000000000"
+    shared_vm.run(
+        "umask 077; mkdir -p /tmp/left/in && cd /tmp/left/in && "
+        f"touch '{at_work}' && {long_ago} '{left}' '{others}' '{finished}' && "
+        f"chmod 644 '{finished}'",
+        check=True,
+    )
+    (tree / "in").mkdir()
+    (tree / "in" / "a*b").write_text("whole\n")
+    stays = {"a*b", at_work, finished, others}
+    shared_vm.copy_to(tree / "in" / "a*b", "/tmp/left/in", via=via)
+    assert set(shared_vm.run("ls -A /tmp/left/in").stdout.splitlines()) == stays
+    if via == "ssh":
+        shared_vm.run(f"cd /tmp/left/in && {long_ago} '{at_work}'", check=True)
+        shared_vm.copy_to(tree / "in", "/tmp/left", recursive=True)
+        now = set(shared_vm.run("ls -A /tmp/left/in").stdout.splitlines())
+        assert now == stays - {at_work}
+    shared_vm.run("sudo rm -r /tmp/left", check=True)
+
+
 @pytest.fixture
 def small_disk(shared_vm: vmctl.VM) -> Iterator[str]:
     """A file system of a MiB in the guest."""

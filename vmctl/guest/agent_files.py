@@ -32,6 +32,12 @@ _SECONDS = 60.0
 _NEW_FILE_MODE = 0o644
 # A last block or so can be too small for what was to be written.
 _LAST_KIB = 64
+# What copies of the same file have left whose clients were killed: nothing was written to it for an
+# hour. Its name is that of the part, $2, but for the last 12 characters.
+_SWEEP = (
+    '{ for left in "${2%????????????}"????????????; do '
+    'find "$left" -type f -perm 600 -mmin +60 -exec rm -f {} ";"; done 2>/dev/null; true; }'
+)
 
 
 def send(agent: Agent, source: Path | BinaryIO, target: str, *, phase: Phase) -> CopiedFiles:
@@ -51,7 +57,7 @@ def send(agent: Agent, source: Path | BinaryIO, target: str, *, phase: Phase) ->
     try:
         agent.store(part, meter.file(place, pieces))
         line = 'chmod "$1" "$2" && touch -d "@$3" "$2" && mv -f "$2" "$4"'
-        words = ["sh", "-c", line, "sh", f"{mode:o}", part, str(mtime), place]
+        words = ["sh", "-c", f"{line} && {_SWEEP}", "sh", f"{mode:o}", part, str(mtime), place]
         _run(agent, words, f"write {place}")
     except BaseException as error:
         refused = isinstance(error, GuestError) and not isinstance(error, GuestUnreachableError)

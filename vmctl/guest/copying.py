@@ -6,7 +6,8 @@ import os
 import posixpath
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,7 @@ def send(
         there = _file_place(remote, path, "")
         pieces = meter.file(there, pieces_of_file(source))
         remote.put(there, pieces, mode=_NEW_FILE_MODE, mtime=int(time.time()))
+        _sweep(remote, there)
         return meter.copied("ssh")
     entries = scan(source)
     meter = Meter(phase, sum(entry.size for entry in entries if stat.S_ISREG(entry.mode)))
@@ -104,6 +106,7 @@ def send(
     if not stat.S_ISDIR(top.mode):
         there = _file_place(remote, path, source.name)
         _send_file(remote, source, there, top, meter)
+        _sweep(remote, there)
         return meter.copied("ssh")
     _check_recursive(str(source), recursive=recursive)
     found = remote.stat(path)
@@ -111,21 +114,39 @@ def send(
         path = posixpath.join(path, source.name)
     elif found is None and target.endswith("/"):
         path = path.rstrip("/")
+    _send_tree(remote, source, path, entries, meter)
+    return meter.copied("ssh")
+
+
+def _send_tree(
+    remote: Remote, source: Path, path: str, entries: Sequence[Entry], meter: Meter
+) -> None:
+    names: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    known = []
     for entry in entries:
         there = posixpath.join(path, *entry.place)
         here = source.joinpath(*entry.place)
+        if entry.place:
+            names[entry.place[:-1]].add(entry.place[-1])
         if stat.S_ISDIR(entry.mode):
-            remote.make_folder(there)
+            if not remote.make_folder(there):
+                known.append(entry.place)
         elif stat.S_ISLNK(entry.mode):
             remote.put_link(there, str(here.readlink()))
         else:
             _send_file(remote, here, there, entry, meter)
+    for place in known:
+        remote.sweep(posixpath.join(path, *place), names[place])
     # The deepest first: a folder's time changes with what is in it, and its mode may forbid it.
     for entry in reversed(entries):
         if stat.S_ISDIR(entry.mode):
             there = posixpath.join(path, *entry.place)
             remote.set_times_and_mode(there, mode=entry.mode, mtime=entry.mtime)
-    return meter.copied("ssh")
+
+
+def _sweep(remote: Remote, there: str) -> None:
+    folder, name = posixpath.split(there)
+    remote.sweep(folder or ".", {name})
 
 
 def _send_file(remote: Remote, here: Path, there: str, entry: Entry, meter: Meter) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 import secrets
 import shlex
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -34,6 +35,12 @@ _BLOCK = 32768
 _WINDOW = 64
 # Files of /proc say that they are empty; more than this none of them holds.
 _MOST_OF_UNSIZED = 16 << 20
+_PART = re.compile(r"\.(.+)\.vmctl-[0-9a-f]{12}", re.DOTALL)
+_PART_MODE = 0o600
+# Of a file's name in that of its part, which must not be too long.
+_MOST_OF_NAME = 100
+# Whoever has written nothing to a part for so long was killed.
+_LEFT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -171,8 +178,8 @@ class Remote:
         with self._calling("read the link", path):
             return self._client.readlink(path) or ""
 
-    def make_folder(self, path: str) -> None:
-        """Make a folder, where there is none."""
+    def make_folder(self, path: str) -> bool:
+        """Make a folder, where there is none; returns whether there was none."""
         found = self.stat(path)
         if found is None:
             with self._calling("make the folder", path):
@@ -182,12 +189,31 @@ class Remote:
                 f"{path} in '{self.machine}' is no folder",
                 hint="remove it there, or copy to another place",
             )
+        return found is None
 
     def set_times_and_mode(self, path: str, *, mode: int, mtime: int) -> None:
         """Set both of a folder."""
         with self._calling("set the mode of", path):
             self._client.chmod(path, stat.S_IMODE(mode))
             self._client.utime(path, (mtime, mtime))
+
+    def sweep(self, folder: str, names: Collection[str]) -> None:
+        """Remove what copies of such files have left in a folder whose clients were killed.
+
+        Call it when a file has just come to be there: then the folder has the guest's own time.
+        """
+        wanted = {name[:_MOST_OF_NAME] for name in names}
+        # This copy is whole, whatever the guest says to that.
+        with suppress(VmctlError):
+            here = self.stat(folder)
+            for name, facts in () if here is None else self.listing(folder):
+                part = _PART.fullmatch(name)
+                # One that is being finished has its own mode before it has its own time.
+                unfinished = facts.is_file and stat.S_IMODE(facts.mode) == _PART_MODE
+                long_ago = here is not None and facts.mtime < here.mtime - _LEFT_SECONDS
+                if part is not None and part[1] in wanted and unfinished and long_ago:
+                    with self._calling("remove", name):
+                        self._client.remove(f"{folder}/{name}")
 
     def put_link(self, path: str, points_to: str) -> None:
         """Make a symbolic link, in place of a file or link that is there."""
@@ -226,7 +252,7 @@ class Remote:
     @staticmethod
     def _fill(file: paramiko.SFTPFile, pieces: Iterable[bytes]) -> None:
         # What is in it is nobody's business before it has its own mode.
-        file.chmod(0o600)
+        file.chmod(_PART_MODE)
         file.set_pipelined(True)
         offset, held = 0, (0, b"")
         for piece in pieces:
@@ -326,7 +352,7 @@ def is_full(machine: str, path: str) -> ResourceError:
 def part_name(path: str) -> str:
     """Return the name that a file has until it is whole."""
     folder, slash, name = path.rpartition("/")
-    return f"{folder}{slash}.{name[:100]}.vmctl-{secrets.token_hex(6)}"
+    return f"{folder}{slash}.{name[:_MOST_OF_NAME]}.vmctl-{secrets.token_hex(6)}"
 
 
 def _write_at(file: paramiko.SFTPFile, offset: int, piece: bytes) -> None:
