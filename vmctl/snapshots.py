@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
@@ -22,14 +21,18 @@ from vmctl.retention import Retention, keep
 from vmctl.snapshotting import creating, files, internal, merging, reverting
 from vmctl.snapshotting.choosing import Choice, MachineShape, SnapshotKind, choose
 from vmctl.snapshotting.looking import shape_of
+from vmctl.snapshotting.naming import (
+    check_description,
+    check_name,
+    refuse_ambiguous,
+    refuse_number,
+)
 from vmctl.snapshotting.planning import plan_snapshot
 from vmctl.snapshotting.settling import settle_abandoned
 
 __all__ = ["Choice", "Snapshot", "SnapshotKind", "Snapshots"]
 
 Snapshot: TypeAlias = backend.SnapshotFacts
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class Snapshots:
@@ -74,8 +77,8 @@ class Snapshots:
             progress: Told of the one phase, ``snapshot``.
 
         Raises:
-            UsageError: That is no name for a snapshot, or memory and frozen file systems are asked
-                for at once.
+            UsageError: That is no name for a snapshot (an internal one can't be called by a
+                number), or memory and frozen file systems are asked for at once.
             ConflictError: There is one of that name, or the machine is not ready yet, or somebody
                 is at work on it, or it has snapshots of the other kind.
             WrongStateError: Its state does not allow it.
@@ -83,7 +86,8 @@ class Snapshots:
             GuestUnreachableError: It shall be quiesced, and no agent answers.
             ResourceError: There is no room.
         """
-        _check_name(name)
+        check_name(name)
+        check_description(description)
         record = self._free_record("snapshotted")
         if record.volume(Role.SEED) is not None:
             raise ConflictError(
@@ -99,6 +103,8 @@ class Snapshots:
             quiesce=quiesce,
             agent_answers=lambda: self._agent_answers(record),
         )
+        if choice.kind is SnapshotKind.INTERNAL:
+            refuse_number(name)
         self._refuse_jobs()
         untracked = choice.kind is SnapshotKind.INTERNAL or not shape.active
         if untracked:
@@ -193,7 +199,8 @@ class Snapshots:
         Raises:
             NotFoundError: There is no such snapshot.
             ConflictError: Somebody is at work on the machine, or exports it; or it is to be kept
-                under a name that is taken; or external snapshots lie on an internal one.
+                under a name that is taken; or external snapshots lie on an internal one, or QEMU
+                would take another one for it.
             WrongStateError: The machine has a saved state.
             ImageError: A file of the snapshot is gone.
             HypervisorError: Its memory can't be restored; the machine is as it was, and off.
@@ -202,7 +209,7 @@ class Snapshots:
         details = backend.details_of(self._domain, name, secure=True)
         self._refuse_impossible(details)
         if keep is not None:
-            _check_name(keep)
+            check_name(keep)
             self._refuse_taken(keep)
             self.create(keep, progress=progress)
             record = self._record()
@@ -220,13 +227,15 @@ class Snapshots:
         if details.facts.kind == SnapshotKind.EXTERNAL:
             reverting.refuse_lost_files(self._domain, details)
             return
-        above = [entry.name for entry in self.list() if entry.kind == SnapshotKind.EXTERNAL]
+        name, found = details.facts.name, self.list()
+        above = [entry.name for entry in found if entry.kind == SnapshotKind.EXTERNAL]
         if above:
             raise ConflictError(
-                f"'{details.facts.name}' lies inside the disks of '{self._domain.name}', whose "
+                f"'{name}' lies inside the disks of '{self._domain.name}', whose "
                 f"files external snapshots have frozen: {', '.join(above)}",
                 hint="delete those first",
             )
+        refuse_ambiguous(self._domain, name, [it.name for it in found if it.name != name])
 
     def delete(
         self, name: str, *, children: bool = False, progress: ProgressCallback | None = None
@@ -341,14 +350,6 @@ def _descendants(name: str, found: Mapping[str, backend.SnapshotDetails]) -> lis
         below += children
         todo += children
     return below
-
-
-def _check_name(name: str) -> None:
-    if _NAME.fullmatch(name) is None:
-        raise UsageError(
-            f"{name[:80]!r} can't be the name of a snapshot",
-            hint="use up to 63 letters, digits, dots, dashes and underscores",
-        )
 
 
 def _kind(asked: SnapshotKind | str | None) -> SnapshotKind | None:

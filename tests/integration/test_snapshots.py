@@ -112,7 +112,29 @@ def test_what_is_refused(vm: vmctl.VM) -> None:
     for name in ("", "a/b", "../x", "x" * 64, "<&>", "a b"):
         with pytest.raises(UsageError):
             vm.snapshots.create(name)
+    with pytest.raises(UsageError, match=r"can't have the character '\\x1b'"):
+        vm.snapshots.create("red", description="\x1b[31m")
     assert vm.run("true").exit_status == 0
+
+
+def test_a_number_is_not_taken_for_another_snapshots(vm: vmctl.VM) -> None:
+    with pytest.raises(UsageError, match="can't be called '1'"):
+        vm.snapshots.create("1")
+    vm.run("echo first | sudo -n tee /etc/state && sync", check=True)
+    # It gets the ID 1 in the disk.
+    vm.snapshots.create("first")
+    vm.run("echo second | sudo -n tee /etc/state && sync", check=True)
+    vm._domain.raw().snapshotCreateXML("<domainsnapshot><name>1</name></domainsnapshot>")
+    with pytest.raises(ConflictError, match=r"'1' of .* can't be told from others"):
+        vm.snapshots.revert("1")
+    vm.snapshots.delete("first")
+    vm.run("echo third | sudo -n tee /etc/state && sync", check=True)
+    vm.snapshots.revert("1")
+    assert vm.run("cat /etc/state", check=True).stdout == "second\n"
+    vm.stop()
+    vm.snapshots.create("third")
+    with pytest.raises(ConflictError, match="can't be told from others"):
+        vm.clone("copy", from_snapshot="1")
 
 
 @pytest.mark.usefixtures("nothing_left")

@@ -30,6 +30,7 @@ from vmctl.imaging.scratch import saying_when_full, scratch_folder
 from vmctl.progress import Phase
 from vmctl.render.snapshot import render_found_snapshot
 from vmctl.render.volume import render_volume
+from vmctl.snapshotting.naming import refuse_ambiguous
 from vmctl.snapshotting.switching import merged, record_in
 
 __all__ = ["copy_bytes", "go_back_inside", "look_inside"]
@@ -40,6 +41,7 @@ def look_inside(domain: Domain, record: Record, name: str) -> Origin:
 
     Raises:
         WrongStateError: The machine is not off.
+        ConflictError: QEMU could take another snapshot for it.
         UnsupportedError: A disk can't be copied.
         NotFoundError: There is no such snapshot, or no pool has a disk.
     """
@@ -56,6 +58,7 @@ def look_inside(domain: Domain, record: Record, name: str) -> Origin:
     own = own_paths(domain.connection, record)
     others = [entry.name for entry in snapshots.list_snapshots(domain) if entry.name != name]
     parts = (*_disks(domain, root), *copied_others(domain, record, own, root))
+    refuse_ambiguous(domain, name, others)
     memory = details.facts.state != State.SHUT_OFF
     return Origin(
         domain=domain,
