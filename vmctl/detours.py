@@ -9,18 +9,74 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from vmctl.changes import changing
 from vmctl.errors import ConflictError
-from vmctl.hypervisor import networks
+from vmctl.hypervisor import hotplug, networks, snapshots
 from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record
 from vmctl.progress import being_undone
 
-__all__ = ["begin", "end", "refuse_work_in_progress", "settled_afterwards", "wake"]
+__all__ = [
+    "Seen",
+    "begin",
+    "end",
+    "look",
+    "refuse_work_in_progress",
+    "settled_afterwards",
+    "wake",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A machine as it was when work on it was planned, before anybody was kept out.
+
+    Attributes:
+        record: What vmctl knew of it.
+        active: Whether QEMU was there for it.
+        disks: The files under its disks, running and at its next start.
+        snapshots: The names of its snapshots.
+    """
+
+    record: Record
+    active: bool
+    disks: frozenset[tuple[bool, str, str]]
+    snapshots: frozenset[str]
+
+    def is_still(self, now: Seen) -> bool:
+        """Return whether a plan holds that was made by it."""
+        mine = (self.active, self.disks, self.snapshots, self.record.spec)
+        return mine == (now.active, now.disks, now.snapshots, now.record.spec)
+
+
+def look(domain: Domain) -> Seen:
+    """Look at what plans are made of.
+
+    Raises:
+        ConflictError: vmctl did not make the machine.
+    """
+    record = domain.record()
+    if record is None:
+        raise ConflictError(
+            f"the machine '{domain.name}' was not made by vmctl",
+            hint="vmctl changes only what it made; use virsh for this one",
+        )
+    active = domain.is_active()
+    return Seen(
+        record=record,
+        active=active,
+        disks=frozenset(
+            (later, hotplug.identity_of(node), hotplug.source_of(node))
+            for later in ((False, True) if active else (True,))
+            for node in hotplug.device_nodes(hotplug.definition(domain, later=later), "disk")
+        ),
+        snapshots=snapshots.names_of(domain),
+    )
 
 
 def refuse_work_in_progress(domain: Domain, record: Record) -> None:
@@ -41,6 +97,7 @@ def begin(
     phase: Phase,
     claim: Claim,
     *,
+    seen: Seen | None = None,
     wakes: bool = False,
     makes: Iterable[OwnedVolume] = (),
     **changes: Any,
@@ -51,6 +108,7 @@ def begin(
         domain: The machine.
         phase: Which.
         claim: Who is at work.
+        seen: The machine as it was when the work was planned; None where it is planned later.
         wakes: Whether that needs QEMU.
         makes: Volumes that are going to be made for it, and are the machine's.
         changes: What else is another in its record from now on.
@@ -59,9 +117,14 @@ def begin(
         Whether QEMU has to be started for that alone; see `wake`.
 
     Raises:
-        ConflictError: Somebody is at work on it, who may have begun since it was looked at.
+        ConflictError: Somebody is at work on it, or has been since it was looked at.
     """
     with changing(domain) as record:
+        if seen is not None and not seen.is_still(look(domain)):
+            raise ConflictError(
+                f"somebody else changed, started or stopped '{domain.name}' in the same moment",
+                hint="nothing was done; look at it, and try again",
+            )
         woken = wakes and not domain.is_active()
         volumes = tuple(dict.fromkeys((*record.volumes, *makes)))
         domain.update_record(

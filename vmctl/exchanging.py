@@ -22,7 +22,7 @@ from vmctl.hypervisor import backups, hotplug, pools
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
-from vmctl.hypervisor.metadata import Exchange, OwnedVolume, Phase, Record, Role
+from vmctl.hypervisor.metadata import Exchange, OwnedVolume, Phase, Role
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import being_undone
@@ -51,7 +51,7 @@ class Coming:
 
 def exchange(
     domain: Domain,
-    record: Record,
+    seen: detours.Seen,
     coming: Sequence[Coming],
     spec: dict[str, Any],
     phase: ReportedPhase,
@@ -60,7 +60,7 @@ def exchange(
 
     Args:
         domain: The machine; it has no snapshots, and nobody is at work on it.
-        record: What vmctl knows of it.
+        seen: It, as it was when this was planned, which may have been long ago.
         coming: What comes; all of it, or none.
         spec: What the record says of its spec from then on.
         phase: Told how far it is.
@@ -69,9 +69,8 @@ def exchange(
     made = tuple(_named_anew(entry, domain, suffix) for entry in coming)
     plan = Exchange(coming=made, going=tuple(entry.going for entry in coming), spec=spec)
     with claimed(_CLAIM_SECONDS) as claim:
-        detours.begin(domain, Phase.RESTORING, claim)
+        detours.begin(domain, Phase.RESTORING, claim, seen=seen, makes=made, exchange=plan)
         try:
-            domain.update_record(exchange=plan, volumes=(*record.volumes, *made))
             for entry, volume in zip(coming, made, strict=True):
                 _upload(domain, volume, entry.content, phase)
             _refuse_started(domain)

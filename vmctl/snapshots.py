@@ -88,7 +88,8 @@ class Snapshots:
         """
         check_name(name)
         check_description(description)
-        record = self._free_record("snapshotted")
+        seen = self._free("snapshotted")
+        record = seen.record
         if record.volume(Role.SEED) is not None:
             raise ConflictError(
                 f"'{self._domain.name}' is not ready yet: its seed is still in its drive",
@@ -115,9 +116,10 @@ class Snapshots:
                 record = self._record()
             if choice.kind is SnapshotKind.INTERNAL:
                 xml = render_snapshot(name, description=description)
-                return replace(internal.take(self._domain, xml, name=name), why=choice.why)
+                taken = internal.take(self._domain, xml, name=name, seen=seen)
+                return replace(taken, why=choice.why)
             plan = plan_snapshot(self._domain, record, shape, name=name, memory=choice.memory)
-            creating.take(self._domain, record, plan, choice, description=description, phase=phase)
+            creating.take(self._domain, seen, plan, choice, description=description, phase=phase)
         return replace(backend.details_of(self._domain, name).facts, why=choice.why)
 
     def choice(self) -> Choice:
@@ -155,17 +157,19 @@ class Snapshots:
             return False
         return True
 
-    def _free_record(self, verb: str) -> Record:
-        """Return the record of a machine that nobody is at work on.
+    def _free(self, verb: str) -> detours.Seen:
+        """Return a machine that nobody is at work on, as it is now.
 
         What a killed client left of a snapshot is settled first.
         """
-        record = settle_abandoned(self._domain, self._record())
+        settle_abandoned(self._domain, self._record())
+        seen = detours.look(self._domain)
+        record = seen.record
         refuse_while_exported(self._domain.name, record)
         detours.refuse_work_in_progress(self._domain, record)
         refuse_while_changed(self._domain, record)
         power.refuse_saved(self._domain, verb)
-        return record
+        return seen
 
     def _refuse_taken(self, name: str) -> None:
         if backend.exists(self._domain, name):
@@ -205,20 +209,19 @@ class Snapshots:
             ImageError: A file of the snapshot is gone.
             HypervisorError: Its memory can't be restored; the machine is as it was, and off.
         """
-        record = self._free_record("reverted")
+        seen = self._free("reverted")
         details = backend.details_of(self._domain, name, secure=True)
         self._refuse_impossible(details)
         if keep is not None:
             check_name(keep)
             self._refuse_taken(keep)
             self.create(keep, progress=progress)
-            record = self._record()
+            seen = self._free("reverted")
         self._forget_connection()
         with Reporter(self._domain.name, progress).phase("revert") as phase:
             # The files that the disks go on in know nothing of what was tracked.
             backup_traces.stop_tracking(self._domain)
-            record = self._record()
-            reverting.go_back(self._domain, record, details, phase=phase)
+            reverting.go_back(self._domain, seen, details, phase=phase)
         self._forget_connection()
 
     def _refuse_impossible(self, details: backend.SnapshotDetails) -> None:
@@ -262,7 +265,7 @@ class Snapshots:
             WrongStateError: The machine has a saved state, or went off in the middle.
             ResourceError: A pool filled up; the snapshot is gone, and its layer still there.
         """
-        record = self._free_record("changed")
+        seen = self._free("changed")
         found = {entry.facts.name: entry for entry in backend.list_details(self._domain)}
         doomed = [backend.details_of(self._domain, name)]
         if children:
@@ -270,7 +273,7 @@ class Snapshots:
         names = tuple(entry.facts.name for entry in doomed)
         self._refuse_jobs()
         if any(entry.facts.kind == SnapshotKind.EXTERNAL for entry in doomed):
-            merging.delete(self._domain, record, doomed, progress=progress)
+            merging.delete(self._domain, seen, doomed, progress=progress)
             return names
         with Reporter(self._domain.name, progress).phase("delete"):
             for each in reversed(names):
@@ -291,9 +294,9 @@ class Snapshots:
             WrongStateError: The machine has a saved state, or went off in the middle.
             ResourceError: A pool filled up; what is not merged is as it was.
         """
-        record = self._free_record("changed")
+        seen = self._free("changed")
         self._refuse_jobs()
-        return merging.merge(self._domain, record, progress=progress)
+        return merging.merge(self._domain, seen, progress=progress)
 
     def prune(
         self,

@@ -54,7 +54,8 @@ def to_folder(
     progress: ProgressCallback | None,
 ) -> Backup:
     """Back a machine up into a folder; see `VM.backup`."""
-    record = _ready(domain, record)
+    seen = _ready(domain, record)
+    record = seen.record
     target = Target.open_or_make(place)
     folder = target.machine(domain.uuid)
     with folder.locked():
@@ -73,7 +74,7 @@ def to_folder(
         with folder.beginning(backup) as own:
             with taken(
                 domain,
-                record,
+                seen,
                 traces,
                 decide=decide,
                 goes_to=folder.path,
@@ -88,8 +89,8 @@ def to_folder(
     return Backup.of(made.manifest)
 
 
-def _ready(domain: Domain, record: Record) -> Record:
-    """Return the record of a machine that can be backed up now.
+def _ready(domain: Domain, record: Record) -> detours.Seen:
+    """Return a machine that can be backed up now, as it is.
 
     Raises:
         ConflictError: Somebody is at work on it, or exports it.
@@ -98,7 +99,8 @@ def _ready(domain: Domain, record: Record) -> Record:
     """
     if record.phase.is_detour and record.claim is not None and record.claim.is_abandoned():
         settling.settle(domain, record)
-        record = domain.record() or record
+    seen = detours.look(domain)
+    record = seen.record
     detours.refuse_work_in_progress(domain, record)
     refuse_while_exported(domain.name, record)
     power.refuse_saved(domain, "backed up")
@@ -119,7 +121,7 @@ def _ready(domain: Domain, record: Record) -> Record:
             f"'{domain.name}' has {len(disks)} disks, and its record knows of {len(wanted)}",
             hint="take the disks out again that were put in by another program",
         )
-    return record
+    return seen
 
 
 def _refuse_newer(known: Sequence[Known | Damaged]) -> None:
@@ -252,7 +254,8 @@ def to_stream(
     progress: ProgressCallback | None,
 ) -> Backup:
     """Write a full backup to an open file, as a bundle; see `VM.backup`."""
-    record = _ready(domain, record)
+    seen = _ready(domain, record)
+    record = seen.record
     backup = next_id(datetime.now(UTC))
     traces = Traces(uuid=domain.uuid, target=_NO_TARGET, backup=backup)
 
@@ -263,7 +266,7 @@ def to_stream(
     with saying_when_full(f"the backup of '{domain.name}'"), scratch_folder() as scratch:
         with taken(
             domain,
-            record,
+            seen,
             traces,
             decide=decide,
             goes_to=scratch,

@@ -13,6 +13,7 @@ from vmctl.hypervisor import pools, snapshots
 from vmctl.hypervisor.domains import DiskFile, Domain
 from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.metadata import OwnedVolume, Record, Role
+from vmctl.hypervisor.usage import VolumeUser, read_usage
 from vmctl.imaging.nvram import check_nvram
 from vmctl.imaging.scratch import saying_when_full, scratch_folder
 from vmctl.progress import Phase, ProgressCallback, Reporter
@@ -26,7 +27,8 @@ def restore_in_place(
     domain: Domain, record: Record, chain: Chain, *, progress: ProgressCallback | None
 ) -> tuple[str, ...]:
     """Give a machine the disks that a backup has; see `VM.restore`."""
-    record = _ready(domain, record)
+    seen = _ready(domain, record)
+    record = seen.record
     _refuse_another(domain, record, chain)
     going = _going(domain, record, chain)
     reporter = Reporter(domain.name, progress)
@@ -41,16 +43,17 @@ def restore_in_place(
             chain.refuse_changed()
         _refuse_without_room(domain, coming)
         with reporter.phase("restore") as phase:
-            exchange(domain, record, coming, _spec(record, chain, going), phase)
+            exchange(domain, seen, coming, _spec(record, chain, going), phase)
     if (record.spec.get("firmware") or {}).get("tpm"):
         remarks.append("what its TPM holds is as it was just now")
     return tuple(remarks)
 
 
-def _ready(domain: Domain, record: Record) -> Record:
+def _ready(domain: Domain, record: Record) -> detours.Seen:
     if record.phase.is_detour and record.claim is not None and record.claim.is_abandoned():
         settling.settle(domain, record)
-        record = domain.record() or record
+    seen = detours.look(domain)
+    record = seen.record
     detours.refuse_work_in_progress(domain, record)
     refuse_while_exported(domain.name, record)
     state = domain.state()
@@ -67,7 +70,7 @@ def _ready(domain: Domain, record: Record) -> Record:
             f"{', '.join(entry.name for entry in found)}",
             hint="delete them first, or restore it under a new name",
         )
-    return record
+    return seen
 
 
 def _refuse_another(domain: Domain, record: Record, chain: Chain) -> None:
@@ -91,7 +94,7 @@ def _going(domain: Domain, record: Record, chain: Chain) -> list[tuple[DiskFile,
     """Return the disks whose content goes; one that is never written to stays as it is.
 
     Raises:
-        ConflictError: The machine has other disks than the backup.
+        ConflictError: The machine has other disks than the backup, or one is needed by others.
         UnsupportedError: One is not the machine's own, or no file.
     """
     disks = [disk for disk in domain.disks() if not disk.read_only]
@@ -115,7 +118,25 @@ def _going(domain: Domain, record: Record, chain: Chain) -> list[tuple[DiskFile,
                 "exchanged for another",
                 hint="restore it under a new name",
             )
+    _refuse_used(domain, [(disk, own[disk.path]) for disk in disks])
     return [(disk, own[disk.path]) for disk in disks]
+
+
+def _refuse_used(domain: Domain, going: list[tuple[DiskFile, OwnedVolume]]) -> None:
+    """Keep a disk's file that something else lies on, or that another machine has."""
+    usage = read_usage(domain.connection)
+    for disk, owned in going:
+        others = [
+            user
+            for user in usage.users(owned.pool, owned.name, disk.path)
+            if user != VolumeUser("machine", domain.name)
+        ]
+        if others:
+            raise ConflictError(
+                f"what is on the disk {disk.target} of '{domain.name}' is needed by "
+                f"{', '.join(map(str, others))}, and would go",
+                hint="restore it under a new name",
+            )
 
 
 def _disk(chain: Chain, disk: DiskFile, owned: OwnedVolume, scratch: Path, phase: Phase) -> Coming:

@@ -98,7 +98,7 @@ class Taken:
 @contextmanager
 def taken(
     domain: Domain,
-    record: Record,
+    seen: detours.Seen,
     traces: Traces,
     *,
     decide: Callable[[MachineNow], Choice],
@@ -112,7 +112,7 @@ def taken(
 
     Args:
         domain: The machine.
-        record: What vmctl knows of it; nobody is at work on it.
+        seen: It, as it was when nobody was at work on it.
         traces: What it is called on the host.
         decide: Says what kind it is.
         goes_to: The folder on the client that it comes into afterwards.
@@ -121,11 +121,11 @@ def taken(
     """
     with ExitStack() as stack, claimed(_CLAIM_SECONDS) as claim:
         # Before anything is done, for the ones that a killed client left are not in the way then.
-        woken = detours.begin(domain, Phase.BACKING_UP, claim, wakes=True)
+        woken = detours.begin(domain, Phase.BACKING_UP, claim, seen=seen, wakes=True)
         try:
             with reporter.phase("backup") as phase:
                 taking = _Taking(
-                    domain, record, traces, wishes, phase, goes_to=goes_to, woken=woken
+                    domain, seen.record, traces, wishes, phase, goes_to=goes_to, woken=woken
                 )
                 if woken:
                     phase.update("starting QEMU, its processors paused")

@@ -38,7 +38,7 @@ _WRITING = "writing the guest's memory"
 
 def take(
     domain: Domain,
-    record: Record,
+    seen: detours.Seen,
     plan: SnapshotPlan,
     choice: Choice,
     *,
@@ -49,14 +49,14 @@ def take(
 
     Args:
         domain: The machine, which nobody is at work on.
-        record: What vmctl knows of it.
+        seen: It, as it was when this was planned: an overlay lies on the file that the disk is in.
         plan: What the snapshot makes.
         choice: What is in it.
         description: What to remember of it.
         phase: Told what is done.
     """
-    _forget_orphans(domain, record, plan)
-    record = domain.record() or record
+    _forget_orphans(domain, seen.record, plan)
+    record = domain.record() or seen.record
     stands = plan.variables is not None and domain.state() is State.RUNNING
     work = SnapshotWork(
         snapshot=plan.name, made=plan.volumes, suspended=stands, frozen=choice.quiesce
@@ -66,6 +66,7 @@ def take(
             domain,
             Phase.SNAPSHOTTING,
             claim,
+            seen=seen,
             makes=plan.volumes,
             work=work,
         )

@@ -30,15 +30,17 @@ __all__ = ["go_back", "go_on"]
 _CLAIM_SECONDS = 7200.0
 
 
-def go_back(domain: Domain, name: str) -> None:
+def go_back(domain: Domain, name: str, *, seen: detours.Seen) -> None:
     """Take a machine back to an internal snapshot.
 
     Args:
         domain: The machine, which nobody is at work on.
         name: The snapshot.
+        seen: The machine, as it was when this was decided.
     """
     with claimed(_CLAIM_SECONDS) as claim:
-        detours.begin(domain, Phase.REVERTING, claim, work=SnapshotWork(snapshot=name))
+        work = SnapshotWork(snapshot=name)
+        detours.begin(domain, Phase.REVERTING, claim, seen=seen, work=work)
         try:
             go_on(domain, name)
         except HostUnavailableError:

@@ -25,17 +25,18 @@ __all__ = ["delete", "settle", "take"]
 _CLAIM_SECONDS = 7200.0
 
 
-def take(domain: Domain, xml: str, *, name: str) -> SnapshotFacts:
+def take(domain: Domain, xml: str, *, name: str, seen: detours.Seen) -> SnapshotFacts:
     """Take an internal snapshot, with the memory of a running machine.
 
     Args:
         domain: The machine, which nobody is at work on.
         xml: The snapshot's XML.
         name: Its name.
+        seen: The machine, as it was when this was decided.
     """
     with claimed(_CLAIM_SECONDS) as claim:
         work = SnapshotWork(snapshot=name, inside=True)
-        detours.begin(domain, Phase.SNAPSHOTTING, claim, work=work)
+        detours.begin(domain, Phase.SNAPSHOTTING, claim, seen=seen, work=work)
         try:
             return snapshots.create(domain, xml, name=name)
         finally:

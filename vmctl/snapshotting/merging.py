@@ -43,7 +43,7 @@ _CLAIM_SECONDS = 86400.0
 
 def delete(
     domain: Domain,
-    record: Record,
+    seen: detours.Seen,
     doomed: Sequence[SnapshotDetails],
     *,
     progress: ProgressCallback | None,
@@ -52,7 +52,7 @@ def delete(
 
     Args:
         domain: The machine.
-        record: What vmctl knows of it; nobody is at work on it.
+        seen: It, as it was when this was decided; nobody is at work on it.
         doomed: The snapshots, each after those that it was taken after.
         progress: Told of the one phase, ``delete``.
 
@@ -60,19 +60,19 @@ def delete(
         ConflictError: Somebody is at work on it, or another machine lies on a layer.
         ResourceError: A pool filled up; the snapshots are gone, and the layers still there.
     """
-    _refuse_clones(domain, record, doomed)
+    _refuse_clones(domain, seen.record, doomed)
     with Reporter(domain.name, progress).phase("delete") as phase:
-        _work(domain, record, phase, doomed)
+        _work(domain, seen, phase, doomed)
 
 
-def merge(domain: Domain, record: Record, *, progress: ProgressCallback | None) -> int:
+def merge(domain: Domain, seen: detours.Seen, *, progress: ProgressCallback | None) -> int:
     """Merge all layers that no snapshot needs, as those of a merging that was cut off.
 
     Returns:
         How many layers there are fewer.
     """
     with Reporter(domain.name, progress).phase("merge") as phase:
-        return _work(domain, record, phase, ())
+        return _work(domain, seen, phase, ())
 
 
 def settle(domain: Domain) -> None:
@@ -90,10 +90,11 @@ def settle(domain: Domain) -> None:
 
 
 def _work(
-    domain: Domain, record: Record, phase: ReportedPhase, doomed: Sequence[SnapshotDetails]
+    domain: Domain, seen: detours.Seen, phase: ReportedPhase, doomed: Sequence[SnapshotDetails]
 ) -> int:
+    record = seen.record
     with claimed(_CLAIM_SECONDS) as claim:
-        detours.begin(domain, Phase.MERGING, claim)
+        detours.begin(domain, Phase.MERGING, claim, seen=seen)
         with detours.settled_afterwards(domain, settle):
             going = files.owned_chain(
                 domain, record, [path for entry in doomed for path in entry.files]

@@ -53,13 +53,13 @@ _CLAIM_SECONDS = 7200.0
 
 
 def go_back(
-    domain: Domain, record: Record, details: SnapshotDetails, *, phase: ReportedPhase
+    domain: Domain, seen: detours.Seen, details: SnapshotDetails, *, phase: ReportedPhase
 ) -> None:
     """Take a machine back to one of its snapshots.
 
     Args:
         domain: The machine, which nobody is at work on.
-        record: What vmctl knows of it.
+        seen: It, as it was when this was decided.
         details: The snapshot, secrets included.
         phase: Told what is done.
 
@@ -67,11 +67,11 @@ def go_back(
         HypervisorError: Its memory can't be restored; the machine is as it was, and off.
     """
     if details.facts.kind == SnapshotKind.INTERNAL:
-        inside.go_back(domain, details.facts.name)
+        inside.go_back(domain, details.facts.name, seen=seen)
     else:
-        _go_back_outside(domain, record, details, phase)
+        _go_back_outside(domain, seen, details, phase)
     if domain.is_active():
-        current = domain.record() or record
+        current = domain.record() or seen.record
         power.apply_forwards(domain, current.spec)
 
 
@@ -106,8 +106,9 @@ def refuse_lost_files(domain: Domain, details: SnapshotDetails) -> None:
 
 
 def _go_back_outside(
-    domain: Domain, record: Record, details: SnapshotDetails, phase: ReportedPhase
+    domain: Domain, seen: detours.Seen, details: SnapshotDetails, phase: ReportedPhase
 ) -> None:
+    record = seen.record
     before = domain.xml(inactive=True)
     overlays = _plan_overlays(domain, record, details)
     variables, variables_path = _plan_variables(domain, record, details)
@@ -126,6 +127,7 @@ def _go_back_outside(
             domain,
             Phase.REVERTING,
             claim,
+            seen=seen,
             makes=made,
             work=work,
         )
