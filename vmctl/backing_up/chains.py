@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from vmctl.backing_up.manifest import BackupFile
 from vmctl.backing_up.target import Damaged, Known
-from vmctl.errors import ImageError, NotFoundError
+from vmctl.errors import ImageError, NotFoundError, SpecError
+from vmctl.render.domain import disk_targets
+from vmctl.spec import VMSpec
 
 __all__ = [
     "Choice",
@@ -17,6 +19,7 @@ __all__ = [
     "choose",
     "disks_of",
     "find",
+    "fitting_disks",
     "problem_of",
 ]
 
@@ -207,3 +210,25 @@ def disks_of(links: Sequence[Known]) -> dict[str, tuple[Known, BackupFile]]:
     A disk that is never written to is in full backups alone.
     """
     return {file.target: (link, file) for link in links for file in link.manifest.disks}
+
+
+def fitting_disks(links: Sequence[Known]) -> dict[str, tuple[Known, BackupFile]]:
+    """Return the disks of a chain as `disks_of` does, in the order of its spec.
+
+    Raises:
+        ImageError: The spec has others, or is none.
+    """
+    last = links[-1].manifest
+    found = disks_of(links)
+    try:
+        # The machine's own order need not be the spec's.
+        targets = disk_targets(VMSpec.from_record(last.spec))
+        if set(targets) != set(found):
+            raise ValueError(f"it has {', '.join(targets)}, and they are {', '.join(found)}")
+    except (ValueError, TypeError, AttributeError, KeyError, SpecError) as error:
+        raise ImageError(
+            f"the spec in the backup {last.id} does not fit its disks",
+            details=str(error),
+            hint="restore an earlier backup",
+        ) from error
+    return {target: found[target] for target in targets}

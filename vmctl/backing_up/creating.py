@@ -15,13 +15,14 @@ from vmctl.backing_up.taking import Taken, Wishes, taken
 from vmctl.backing_up.target import Damaged, Known, MachineFolder, Target, writing
 from vmctl.backup_traces import Traces
 from vmctl.errors import (
+    ConflictError,
     ImageError,
     ResourceError,
     UnsupportedError,
     VmctlError,
     WrongStateError,
 )
-from vmctl.hypervisor import backups
+from vmctl.hypervisor import backups, blockjobs
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.exports import refuse_while_exported
@@ -33,6 +34,7 @@ from vmctl.imaging.flattening import check_overlay
 from vmctl.imaging.inspection import inspect
 from vmctl.imaging.scratch import saying_when_full, scratch_folder
 from vmctl.progress import Phase, ProgressCallback, Reporter, being_undone
+from vmctl.render.domain import disk_targets
 from vmctl.spec import VMSpec
 from vmctl.transfer.source import portable_spec
 
@@ -93,7 +95,8 @@ def _ready(domain: Domain, record: Record) -> detours.Seen:
     """Return a machine that can be backed up now, as it is.
 
     Raises:
-        ConflictError: Somebody is at work on it, or exports it.
+        ConflictError: Somebody is at work on it, or exports it; or a disk comes or goes at its
+            next start.
         WrongStateError: It has a saved state, or was never provisioned.
         UnsupportedError: It has no disk, or one that vmctl knows nothing of.
     """
@@ -110,16 +113,24 @@ def _ready(domain: Domain, record: Record) -> detours.Seen:
             state=domain.state().value,
             hint=f"wait for it first: `vmctl wait {domain.name}`",
         )
-    disks, wanted = domain.disks(), record.spec.get("disks") or ()
+    disks = [disk.target for disk in domain.disks()]
+    wanted = disk_targets(VMSpec.from_record(record.spec))
     if not disks:
         raise UnsupportedError(
             f"'{domain.name}' has no disk, so there is nothing to back up",
             hint=f"its spec is all there is of it: `vmctl info {domain.name} --format yaml`",
         )
-    if len(disks) != len(wanted):
+    if set(disks) != set(wanted):
         raise UnsupportedError(
-            f"'{domain.name}' has {len(disks)} disks, and its record knows of {len(wanted)}",
-            hint="take the disks out again that were put in by another program",
+            f"'{domain.name}' has the disks {', '.join(disks)}, and its record knows of "
+            f"{', '.join(wanted) or 'none'}",
+            hint="take the disks out again that were put in by another program, and put back "
+            "what it took out",
+        )
+    if seen.active and {disk.target for disk in blockjobs.live_disks(domain)} != set(disks):
+        raise ConflictError(
+            f"the disks of '{domain.name}' will be others at its next start",
+            hint="restart it first; or stop it, and back up what it will be",
         )
     return seen
 

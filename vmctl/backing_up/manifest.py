@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from vmctl.errors import ImageError, UnsupportedError
 
@@ -138,7 +138,7 @@ class Manifest(_Strict):
     id: _Id
     target: _TargetId
     parent: Parent | None = None
-    created: datetime
+    created: AwareDatetime
     uuid: _Uuid
     machine: _Line
     architecture: _Line

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmctl import launch
-from vmctl.backing_up.chains import chain_of, disks_of, find
+from vmctl.backing_up.chains import chain_of, find, fitting_disks
 from vmctl.backing_up.manifest import BackupFile
 from vmctl.backing_up.target import Known, MachineFolder, Target
 from vmctl.backing_up.verifying import check_links
@@ -25,8 +25,6 @@ from vmctl.imaging.flattening import flatten
 from vmctl.imaging.inspection import Image, inspect
 from vmctl.imaging.scratch import refuse_without_room
 from vmctl.progress import Phase, ProgressCallback, Reporter
-from vmctl.render.domain import disk_targets
-from vmctl.spec import VMSpec
 from vmctl.transfer import importing
 from vmctl.transfer.bundled import Bundle
 from vmctl.transfer.source import portable_spec
@@ -45,14 +43,11 @@ class Chain(Bundle):
         self.links = tuple(links)
         self.last = links[-1].manifest
         self._file = None
-        self._disks = disks_of(links)
+        self._disks = fitting_disks(links)
         self._boot: dict[str, Path] = {}
         self._fits_firmware = False
         try:
-            targets = disk_targets(VMSpec.from_record(self.last.spec))
-            # In the spec's order, which the machine's own need not be.
-            self._disks = {target: self._disks[target] for target in targets}
-            spec = portable_spec(self.last.spec, targets)
+            spec = portable_spec(self.last.spec, list(self._disks))
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise ImageError(
                 f"the spec in the backup {self.last.id} does not fit its disks",

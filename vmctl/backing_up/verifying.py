@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vmctl.backing_up.chains import chain_of
+from vmctl.backing_up.chains import chain_of, fitting_disks
 from vmctl.backing_up.manifest import BackupFile
 from vmctl.backing_up.target import Damaged, Known
 from vmctl.errors import ImageError, VmctlError
@@ -52,6 +52,7 @@ class Verifier:
             return _sentence(entry.error)
         try:
             links = chain_of(backups, entry)
+            fitting_disks(links)
             for link in links:
                 for file in link.manifest.files:
                     self._check(link, file)

@@ -261,6 +261,17 @@ def test_a_flipped_bit_spoils_all_that_go_on_from_it(folder: Folder) -> None:
     assert [entry.id for entry in backups.verify(id=links[3].id)] == [links[3].id]
 
 
+def test_a_spec_that_does_not_fit_the_disks_is_found(folder: Folder) -> None:
+    folder.add()
+    two = {"name": "web", "disks": [{"size": "1MiB"}, {"size": "1MiB"}]}
+    folder.add(full=True, spec=two)
+    folder.add(full=True, spec={})
+    problems = [it.problem for it in Backups(folder.target.path).verify()]
+    assert problems[0] == ""
+    assert "does not fit its disks: it has vda, vdb, and they are vda" in problems[1]
+    assert "does not fit its disks" in problems[2]
+
+
 @pytest.mark.parametrize("what", ["gone", "short", "link", "folder"])
 def test_a_file_that_is_not_there_whole(folder: Folder, tmp_path: Path, what: str) -> None:
     path = folder.add().folder / "disk-vda.qcow2"
