@@ -15,9 +15,12 @@ from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.removal import releasable_bases, releasable_networks, remove_machine
+from vmctl.snapshotting import lending
 from vmctl.snapshotting import settling as snapshotting
 
 __all__ = ["Leftover", "collect"]
+
+_CLONING = "cloning"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +33,15 @@ class Leftover:
         phase: What was being done: ``creating``, ``provisioning``, ``deleting``, ``uploading`` a
             volume, ``dumping`` a machine's memory into one, ``backing-up`` a machine, or
             ``removing`` an image, which stays; only the note that it is going goes. Of
-            ``flattening`` only the work ends, of ``changing``, ``snapshotting`` and ``reverting``
-            only what was made for it goes, if it was not done: the machine stays.
+            ``flattening`` only the work ends, of ``cloning`` only a snapshot goes, of
+            ``changing``, ``snapshotting`` and ``reverting`` only what was made for it goes, if it
+            was not done: the machine stays.
         client: The host name of the client that was at work.
         volumes: ``POOL/NAME`` of the volumes that go with it, those of images that only it brought
             included; some may never have existed.
         networks: The networks that its launch started and that are stopped again, unless another
             machine uses them by then.
+        snapshots: The snapshots of it that go, which were taken for clones that were not made.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Leftover:
     client: str
     volumes: tuple[str, ...]
     networks: tuple[str, ...] = ()
+    snapshots: tuple[str, ...] = ()
 
 
 def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
@@ -82,12 +88,41 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
             continue
         except VmctlError as error:
             failures.append(error)
+    _collect_loans(connection, found, failures, dry_run=dry_run)
     _collect_changes(connection, found, failures, dry_run=dry_run)
     for kind in (uploads.UPLOADING, uploads.DUMPING, backup_traces.KIND):
         _collect_notes(connection, kind, found, failures, dry_run=dry_run)
     if failures:
         raise _together(failures)
     return found
+
+
+def _collect_loans(
+    connection: Connection, found: list[Leftover], failures: list[VmctlError], *, dry_run: bool
+) -> None:
+    """Delete snapshots that were taken for clones that were not made; the machines stay."""
+    for listed in list_domains(connection):
+        record = listed.record
+        if record is None or not record.lent or record.claim is not None:
+            continue
+        try:
+            found += [
+                Leftover(
+                    name=listed.domain.name,
+                    uuid=listed.domain.uuid,
+                    phase=_CLONING,
+                    client=loan.claim.client,
+                    volumes=(),
+                    snapshots=(loan.snapshot,),
+                )
+                for loan in lending.abandoned(listed.domain, record)
+            ]
+            if not dry_run:
+                lending.settle(listed.domain, record)
+        except NotFoundError:
+            continue
+        except VmctlError as error:
+            failures.append(error)
 
 
 def _collect_changes(

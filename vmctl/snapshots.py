@@ -95,7 +95,7 @@ class Snapshots:
                 f"'{self._domain.name}' is not ready yet: its seed is still in its drive",
                 hint=f"wait for it first: `vmctl wait {self._domain.name}`",
             )
-        self._refuse_taken(name)
+        self.refuse_taken(name)
         shape = self._shape()
         choice = choose(
             shape,
@@ -171,7 +171,12 @@ class Snapshots:
         power.refuse_saved(self._domain, verb)
         return seen
 
-    def _refuse_taken(self, name: str) -> None:
+    def refuse_taken(self, name: str) -> None:
+        """Say that there is a snapshot of a name.
+
+        Raises:
+            ConflictError: It is so.
+        """
         if backend.exists(self._domain, name):
             raise backend.name_is_taken(self._domain, name)
 
@@ -214,7 +219,7 @@ class Snapshots:
         self._refuse_impossible(details)
         if keep is not None:
             check_name(keep)
-            self._refuse_taken(keep)
+            self.refuse_taken(keep)
             self.create(keep, progress=progress)
             seen = self._free("reverted")
         self._forget_connection()

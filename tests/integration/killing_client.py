@@ -1,9 +1,9 @@
 """A client that kills itself at its Nth call that changes something on the host.
 
 Run as ``python -m tests.integration.killing_client URI N < spec.yaml`` it launches; with ``import
-FILE``, ``export NAME FILE``, ``clone NAME NEW``, ``backup NAME FOLDER`` or ``restore NAME FOLDER``
-at the end it does that. It prints the call it died at. With N = 0 it lives, and prints how many
-such calls there were.
+FILE``, ``export NAME FILE``, ``clone NAME NEW``, ``linked NAME NEW``, ``backup NAME FOLDER`` or
+``restore NAME FOLDER`` at the end it does that. It prints the call it died at. With N = 0 it lives,
+and prints how many such calls there were.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ CHANGING = {
     "virDomainDestroy",
     "virDomainUndefineFlags",
     "virDomainBackupBegin",
+    "virDomainSnapshotCreateXML",
     "virDomainCheckpointDelete",
     "virNetworkCreate",
     "virNetworkDestroy",
@@ -70,6 +71,11 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _die_at_define(report: vmctl.Progress) -> None:
+    if report.phase == "define":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main() -> None:
     """Launch what stands on stdin, or do what the arguments say."""
     uri, at, *what = sys.argv[1:]
@@ -86,6 +92,12 @@ def main() -> None:
                 libvirt.libvirtmod = killer
                 libvirt_qemu.libvirtmod_qemu = Killer(libvirt_qemu.libvirtmod_qemu, int(at), killer)
                 host.get(name).clone(new)
+            case ["linked", name, new]:
+                libvirt.libvirtmod = killer
+                # Just after its snapshot was taken, too.
+                host.get(name).clone(
+                    new, linked=True, progress=_die_at_define if at == "-1" else None
+                )
             case ["backup", name, folder]:
                 libvirt.libvirtmod = killer
                 host.get(name).backup(folder)

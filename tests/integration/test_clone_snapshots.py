@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +92,56 @@ def test_a_linked_clone_that_fails_takes_its_snapshot_back(
     assert [disk.path for disk in source._domain.disks()] == files
     assert content(source) == before
     assert [machine.name for machine in host.list()] == [source.name]
+
+
+def test_sigkill_in_a_linked_clone_leaves_no_snapshot(
+    private_host: private.PrivateHost, host: vmctl.Host, source: vmctl.VM
+) -> None:
+    files = [disk.path for disk in source._domain.disks()]
+    before = content(source)
+    new = f"{source.name}-l"
+    (points,) = die(private_host, 0, source.name, new)
+    host.get(new).delete()
+    source.snapshots.delete(new)
+    volumes = pool_volumes(host)
+    every = int(os.environ.get("VMCTL_TEST_EVERY", "16"))
+    for at in (-1, *range(1 + every // 2, int(points) + 1, every)):
+        die(private_host, at, source.name, new)
+        found = host.gc()
+        if new in {machine.name for machine in host.list()}:
+            # All of it was made.
+            assert [entry.name for entry in source.snapshots.list()] == [new]
+            host.get(new).delete()
+            source.snapshots.delete(new)
+        if at == -1:
+            assert [(it.name, it.phase, it.snapshots) for it in found] == [
+                (source.name, "cloning", (new,))
+            ]
+        assert source.snapshots.list() == []
+        assert host.gc() == []
+        assert source._record().lent == ()
+        assert [disk.path for disk in source._domain.disks()] == files
+        assert pool_volumes(host) == volumes
+    assert content(source) == before
+    # Whoever wants a clone of that name again needs no gc.
+    die(private_host, -1, source.name, new)
+    host.get(source.name).clone(new, linked=True).delete()
+    source.snapshots.delete(new)
+
+
+def die(host: private.PrivateHost, at: int, *names: str) -> list[str]:
+    """Let a client make a linked clone that kills itself; returns the words that it said."""
+    module = "tests.integration.killing_client"
+    done = subprocess.run(
+        [sys.executable, "-m", module, f"private:{host.name}", str(at), "linked", *names],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=Path(__file__).resolve().parents[2],
+        timeout=120,
+    )
+    assert done.returncode == (-signal.SIGKILL if at else 0)
+    return done.stdout.split()
 
 
 def test_snapshots_that_no_clone_can_be_made_of(host: vmctl.Host, source: vmctl.VM) -> None:

@@ -17,11 +17,26 @@ if TYPE_CHECKING:
 __all__ = ["gc"]
 
 # In these it is work on a whole machine that ends.
-_STAYS = frozenset({"flattening", "backing-up", "restoring", "snapshotting", "reverting"})
+_STAYS = frozenset(
+    {
+        "flattening",
+        "backing-up",
+        "restoring",
+        "snapshotting",
+        "reverting",
+        "merging",
+        "changing",
+        "cloning",
+    }
+)
 
 
 def _parts(left: Leftover) -> Iterator[str]:
-    if left.phase in _STAYS and left.uuid:
+    if left.snapshots:
+        yield from (f"snapshot {name}; the machine stays" for name in left.snapshots)
+    elif left.phase == "changing" and left.uuid:
+        yield "the change of its devices; the machine stays"
+    elif left.phase in _STAYS and left.uuid:
         yield "the work on its disks; the machine stays"
     elif left.uuid:
         yield "machine"

@@ -7,6 +7,7 @@ can read it: it holds no secret.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -18,6 +19,7 @@ from vmctl.hypervisor.claims import Claim
 __all__ = [
     "KEY",
     "NAMESPACE",
+    "Loan",
     "OwnedVolume",
     "Pending",
     "Phase",
@@ -173,6 +175,19 @@ class Exchange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loan:
+    """A snapshot that is taken for a clone to lie on, and that goes if the clone is not made.
+
+    Attributes:
+        snapshot: Its name.
+        claim: Who makes the clone.
+    """
+
+    snapshot: str
+    claim: Claim
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """A machine, as vmctl remembers it.
 
@@ -203,6 +218,7 @@ class Record:
         froze: Whether that one's file systems are frozen for it, or were about to be.
         work: The snapshot that is being taken or gone back to.
         exchange: An exchange of its disks that began.
+        lent: Snapshots of it for clones that are being made.
     """
 
     uuid: str
@@ -226,6 +242,7 @@ class Record:
     froze: bool = False
     work: SnapshotWork | None = None
     exchange: Exchange | None = None
+    lent: tuple[Loan, ...] = ()
 
     def volume(self, role: Role) -> OwnedVolume | None:
         """Return the first owned volume of that role."""
@@ -256,6 +273,8 @@ class Record:
         for tag, claim in (("claim", self.claim), ("exported-by", self.exported_by)):
             if claim is not None:
                 _add_claim(root, tag, claim)
+        for loan in self.lent:
+            _add_claim(root, "lent", loan.claim, snapshot=loan.snapshot)
         return etree.tostring(root, encoding="unicode")
 
     def _attributes(self) -> dict[str, str]:
@@ -322,6 +341,7 @@ class Record:
             froze=root.get("froze") == "yes",
             work=_read_work(root.findtext("work")),
             exchange=_read_exchange(root.findtext("exchange")),
+            lent=tuple(_read_loans(root)),
         )
 
 
@@ -372,11 +392,12 @@ def _read_images(root: etree._Element, tag: str) -> tuple[tuple[str, str], ...]:
     return tuple((node.get("pool", ""), node.get("name", "")) for node in root.findall(tag))
 
 
-def _add_claim(root: etree._Element, tag: str, claim: Claim) -> None:
+def _add_claim(root: etree._Element, tag: str, claim: Claim, **more: str) -> None:
     etree.SubElement(
         root,
         tag,
-        {
+        more
+        | {
             "client": claim.client,
             "boot-id": claim.boot_id,
             "pid-namespace": claim.pid_namespace,
@@ -386,6 +407,13 @@ def _add_claim(root: etree._Element, tag: str, claim: Claim) -> None:
             "expires": str(claim.expires),
         },
     )
+
+
+def _read_loans(root: etree._Element) -> Iterator[Loan]:
+    for node in root.findall("lent"):
+        claim = _read_claim(node)
+        if claim is not None:
+            yield Loan(snapshot=node.get("snapshot", ""), claim=claim)
 
 
 def _read_claim(node: etree._Element | None) -> Claim | None:

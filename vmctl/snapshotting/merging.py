@@ -27,7 +27,7 @@ from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role, SnapshotWork
 from vmctl.hypervisor.snapshots import SnapshotDetails
-from vmctl.hypervisor.usage import read_usage
+from vmctl.hypervisor.usage import VolumeUser, read_usage
 from vmctl.hypervisor.volumes import at_path, list_volumes
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import ProgressCallback, Reporter
@@ -35,7 +35,7 @@ from vmctl.snapshotting import files
 from vmctl.snapshotting.layering import Merge, next_merge
 from vmctl.snapshotting.naming import memory_name, variables_name
 
-__all__ = ["delete", "merge", "settle"]
+__all__ = ["delete", "lies_on", "merge", "settle"]
 
 # Longer than the merging of any disk takes.
 _CLAIM_SECONDS = 86400.0
@@ -107,14 +107,13 @@ def _work(
     return merged
 
 
-def _refuse_clones(domain: Domain, record: Record, doomed: Iterable[SnapshotDetails]) -> None:
-    """Keep a layer that another machine, or a volume of nobody's, lies on.
-
-    Raises:
-        ConflictError: It is so.
-    """
+def lies_on(
+    domain: Domain, record: Record, doomed: Iterable[SnapshotDetails]
+) -> dict[str, list[VolumeUser]]:
+    """Return what lies on layers of snapshots that is not the machine's, by the snapshots."""
     usage = read_usage(domain.connection)
     own = {f"{volume.pool}/{volume.name}" for volume in record.volumes}
+    found: dict[str, list[VolumeUser]] = {}
     for entry in doomed:
         for disk in entry.disks:
             try:
@@ -128,11 +127,22 @@ def _refuse_clones(domain: Domain, record: Record, doomed: Iterable[SnapshotDeta
                 and not (user.kind == "volume" and user.name in own)
             ]
             if others:
-                raise ConflictError(
-                    f"the snapshot '{entry.facts.name}' of '{domain.name}' is what "
-                    f"{', '.join(map(str, others))} lies on",
-                    hint="delete that first, or let it stand alone: `vmctl flatten`",
-                )
+                found.setdefault(entry.facts.name, []).extend(others)
+    return found
+
+
+def _refuse_clones(domain: Domain, record: Record, doomed: Iterable[SnapshotDetails]) -> None:
+    """Keep a layer that another machine, or a volume of nobody's, lies on.
+
+    Raises:
+        ConflictError: It is so.
+    """
+    for name, others in lies_on(domain, record, doomed).items():
+        raise ConflictError(
+            f"the snapshot '{name}' of '{domain.name}' is what "
+            f"{', '.join(map(str, dict.fromkeys(others)))} lies on",
+            hint="delete that first, or let it stand alone: `vmctl flatten`",
+        )
 
 
 # -- layers ---------------------------------------------------------------------------------------

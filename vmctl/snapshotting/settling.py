@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmctl.hypervisor import snapshots
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record
-from vmctl.snapshotting import creating, internal, merging, reverting
+from vmctl.snapshotting import creating, internal, lending, merging, reverting
 
 __all__ = ["left_over", "settle", "settle_abandoned"]
 
@@ -36,5 +36,8 @@ def settle_abandoned(domain: Domain, record: Record) -> Record:
     """Settle what a killed client left; returns the record as it is then."""
     if record.claim is not None and record.claim.is_abandoned():
         settle(domain, record)
-        return domain.record() or record
+        record = domain.record() or record
+    if record.lent and record.claim is None:
+        lending.settle(domain, record)
+        record = domain.record() or record
     return record

@@ -251,7 +251,8 @@ def test_gc_shows_all_that_goes(vmctl: Vmctl, left_over: tuple[str, str]) -> Non
         ["network", "default,", "stopped"],
     ]
     (found,) = json.loads(vmctl(*left_over, "gc", "--dry-run", "-f", "json").stdout)
-    assert list(found) == ["name", "uuid", "phase", "client", "volumes", "networks"]
+    keys = ["name", "uuid", "phase", "client", "volumes", "networks", "snapshots"]
+    assert list(found) == keys
     assert (found["volumes"], found["networks"]) == (["default/web.vda.qcow2", base], ["default"])
 
 
