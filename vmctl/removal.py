@@ -17,6 +17,7 @@ from vmctl.errors import (
 )
 from vmctl.guest.agent import Agent
 from vmctl.hypervisor import backups, networks, uploads
+from vmctl.hypervisor.chains import read_chain
 from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.image_names import list_names
@@ -25,9 +26,15 @@ from vmctl.hypervisor.names import Listed, find, list_domains
 from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import StoredVolume, list_volumes
-from vmctl.snapshotting.files import made_by_others
+from vmctl.snapshotting.files import attached_below, attached_targets, made_by_others
 
-__all__ = ["refuse_lain_on", "releasable_bases", "releasable_networks", "remove_machine"]
+__all__ = [
+    "refuse_lain_on",
+    "refuse_unmerged",
+    "releasable_bases",
+    "releasable_networks",
+    "remove_machine",
+]
 
 # Longer than the removal of anything takes.
 _CLAIM_SECONDS = 600.0
@@ -71,6 +78,31 @@ def refuse_lain_on(domain: Domain, record: Record) -> None:
         f"on the disks of '{domain.name}' lies what {' and '.join(names)} needs",
         hint="delete that first; or make it stand alone: `vmctl flatten`",
     )
+
+
+def refuse_unmerged(domain: Domain, record: Record) -> None:
+    """Refuse to remove a machine while what was written to a person's own volume is in its layers.
+
+    Raises:
+        ConflictError: Snapshots froze such a volume, and the layers on top would go.
+    """
+    targets = attached_targets(record)
+    own = {
+        open_pool(domain.connection, volume.pool).path_of(volume.name)
+        for volume in record.volumes
+        if volume.role is Role.DISK
+    }
+    for disk in domain.disks():
+        if disk.target not in targets or disk.path not in own:
+            continue
+        chain = [layer.path for layer in read_chain(domain.connection, disk.path, disk.format)]
+        for path in attached_below(domain, chain, own):
+            raise ConflictError(
+                f"what '{domain.name}' wrote to {path} since its first snapshot lies in layers "
+                "that would go with it",
+                hint="delete its snapshots first, which merges them: `vmctl snapshot list "
+                f"{domain.name}`",
+            )
 
 
 def remove_machine(domain: Domain, record: Record) -> None:

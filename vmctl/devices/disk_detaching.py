@@ -14,6 +14,7 @@ from vmctl.hypervisor.metadata import OwnedVolume, Pending, Record
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.snapshots import list_details
 from vmctl.progress import ProgressCallback, Reporter
+from vmctl.snapshotting.files import attached_targets
 
 __all__ = ["DETACH_SECONDS", "detach_disk", "why_not_detached_live"]
 
@@ -59,7 +60,8 @@ def detach_disk(
 
     Raises:
         NotFoundError: There is no such disk.
-        ConflictError: It is the root disk; or it is to be deleted, and a snapshot needs it.
+        ConflictError: It is the root disk; or it is to be deleted, and a snapshot needs it; or it
+            is a volume that was there before, and snapshots froze it.
         WrongStateError: The guest refused to let go of it.
         WaitTimeoutError: The guest did not answer. It may still do so: detach it again then.
         UnsupportedError: The running machine can't lose it before its next start.
@@ -79,6 +81,13 @@ def detach_disk(
                 raise not_live(problem)
         own = _own_volume(domain, record, disk)
         held = _snapshots_with(domain, disk)
+        if held and own is not None and target in attached_targets(record):
+            raise ConflictError(
+                f"what '{domain.name}' wrote to the volume of {target} since its snapshot "
+                f"'{held[0]}' lies in layers of the machine's",
+                hint="delete its snapshots first, which merges them: `vmctl snapshot list "
+                f"{domain.name}`",
+            )
         if delete:
             _refuse_deletion(domain, disk, own, held, keeps=disk.now and not scope.now)
         rest = tuple(entry for entry in spec.disks if entry.target != target)

@@ -7,7 +7,7 @@ name, not an order in which things were made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,9 +21,21 @@ from vmctl.hypervisor.metadata import OwnedVolume, Record, Role
 from vmctl.hypervisor.snapshots import SnapshotDetails, list_details
 from vmctl.hypervisor.usage import VolumeUser, read_usage
 from vmctl.hypervisor.volumes import StoredVolume, at_path
+from vmctl.render.domain import disk_targets
 from vmctl.snapshotting.naming import memory_name, variables_name
+from vmctl.spec import VMSpec
 
-__all__ = ["Heads", "look_up", "made_by_others", "owned_chain", "read_heads", "size_of", "sweep"]
+__all__ = [
+    "Heads",
+    "attached_below",
+    "attached_targets",
+    "look_up",
+    "made_by_others",
+    "owned_chain",
+    "read_heads",
+    "size_of",
+    "sweep",
+]
 
 
 @dataclass(frozen=True)
@@ -186,6 +198,39 @@ def sweep(domain: Domain, candidates: Iterable[OwnedVolume]) -> tuple[OwnedVolum
         for volume in free.values():
             StoredVolume(domain.connection, volume.pool, volume.name).delete()
         gone |= free
+
+
+def attached_targets(record: Record) -> frozenset[str]:
+    """Return the disks that a person's own volumes were attached as, to be written to."""
+    spec = VMSpec.from_record(record.spec)
+    return frozenset(
+        target
+        for target, disk in zip(disk_targets(spec), spec.disks, strict=True)
+        if disk.volume is not None and not disk.read_only
+    )
+
+
+def attached_below(domain: Domain, chain: Sequence[str], own: Collection[str]) -> tuple[str, ...]:
+    """Return the attached volume underneath the layers that are the machine's own.
+
+    Args:
+        domain: The machine.
+        chain: The layers of that disk, the uppermost first.
+        own: The paths that are the machine's own.
+
+    Returns:
+        Its path; nothing where it is the uppermost, or no file in a pool.
+    """
+    for number, path in enumerate(chain):
+        if path in own:
+            continue
+        try:
+            pool = look_up(domain, path).pool
+        except NotFoundError:
+            return ()
+        is_file = pools.facts_of(domain.connection, pool).type in pools.FILE_POOLS
+        return (path,) if number and is_file else ()
+    return ()
 
 
 def size_of(domain: Domain, record: Record, details: SnapshotDetails) -> int:
