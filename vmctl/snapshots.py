@@ -27,7 +27,7 @@ from vmctl.snapshotting.naming import (
     refuse_ambiguous,
     refuse_number,
 )
-from vmctl.snapshotting.planning import plan_snapshot
+from vmctl.snapshotting.planning import plan_snapshot, refuse_without_room_inside
 from vmctl.snapshotting.settling import settle_abandoned
 
 __all__ = ["Choice", "Snapshot", "SnapshotKind", "Snapshots"]
@@ -106,6 +106,8 @@ class Snapshots:
         )
         if choice.kind is SnapshotKind.INTERNAL:
             refuse_number(name)
+            if choice.memory:
+                refuse_without_room_inside(self._domain, shape)
         self._refuse_jobs()
         untracked = choice.kind is SnapshotKind.INTERNAL or not shape.active
         if untracked:

@@ -338,8 +338,9 @@ def test_a_pool_without_room_for_the_memory(host: vmctl.Host, small_pool: str) -
     spec = {"name": "tight", "memory": "32MiB", "nics": [], "disks": [{"size": "1MiB"}]}
     with vmctl.connect(host.uri, pool=small_pool) as there:
         vm = there.launch(vmctl.VMSpec.model_validate(spec), wait=False)
-        with pytest.raises(vmctl.ResourceError, match="no room for the memory of 'tight'"):
-            vm.snapshots.create("no", kind="external")
+        for kind in ("external", "internal", None):
+            with pytest.raises(vmctl.ResourceError, match="no room for the memory of 'tight'"):
+                vm.snapshots.create("no", kind=kind)
         record = vm._record()
         assert (record.claim, record.work) == (None, None)
         assert {volume.role for volume in record.volumes} == {Role.DISK, Role.CONSOLE_LOG}

@@ -68,7 +68,8 @@ def _ready(domain: Domain, record: Record) -> detours.Seen:
         raise ConflictError(
             f"'{domain.name}' has snapshots, which need its disks as they are: "
             f"{', '.join(entry.name for entry in found)}",
-            hint="delete them first, or restore it under a new name",
+            hint=f"delete them first: `vmctl snapshot delete {domain.name} NAME`; or restore it "
+            "under a new name: `vmctl backup restore --name`",
         )
     return seen
 

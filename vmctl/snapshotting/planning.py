@@ -30,6 +30,7 @@ __all__ = [
     "plan_overlay",
     "plan_snapshot",
     "plan_variables",
+    "refuse_without_room_inside",
 ]
 
 # The devices' state, and the image's own tables.
@@ -258,7 +259,27 @@ def _place_of(domain: Domain, target: str, below: str, pool: str) -> tuple[str, 
     return found.pool if of_files else pool, found.facts().capacity
 
 
+def refuse_without_room_inside(domain: Domain, shape: MachineShape) -> None:
+    """Refuse an internal snapshot with memory, which QEMU writes into a disk, where it has no room.
+
+    Raises:
+        ResourceError: There may be none; a pool that fills up halts other guests as well.
+    """
+    root = hotplug.definition(domain, later=False)
+    try:
+        pool = look_up(domain, _source_of(root, shape.disks[0].target)).pool
+    except NotFoundError:
+        # Nobody knows what is free there.
+        return
+    _refuse_without_room(domain, pool)
+
+
 def _plan_memory(domain: Domain, pool: str, name: str) -> OwnedVolume:
+    _refuse_without_room(domain, pool)
+    return OwnedVolume(pool=pool, name=memory_name(domain, name), role=Role.SNAPSHOT_MEMORY)
+
+
+def _refuse_without_room(domain: Domain, pool: str) -> None:
     pools.refresh(domain.connection, pool)
     needed = memory_of(domain) + _BESIDE_MEMORY
     available = pools.facts_of(domain.connection, pool).available
@@ -268,7 +289,6 @@ def _plan_memory(domain: Domain, pool: str, name: str) -> OwnedVolume:
             f"{needed} bytes, and {available} are free",
             hint="make room there, or snapshot the disks alone, by --no-memory or memory=False",
         )
-    return OwnedVolume(pool=pool, name=memory_name(domain, name), role=Role.SNAPSHOT_MEMORY)
 
 
 def plan_variables(
