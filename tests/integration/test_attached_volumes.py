@@ -26,11 +26,11 @@ def volume(host: vmctl.Host) -> Iterator[StoredVolume]:
     made.delete()
 
 
-def write(vm: vmctl.VM, pattern: int) -> None:
-    """Write to the second disk as its guest would."""
+def write(vm: vmctl.VM, pattern: int, disk: str = "virtio-disk1") -> None:
+    """Write to a disk, the second one, as its guest would."""
     libvirt_qemu.qemuMonitorCommand(
         vm._domain.raw(),
-        f'qemu-io -d /machine/peripheral/virtio-disk1/virtio-backend "write -P {pattern} 0 4k"',
+        f'qemu-io -d /machine/peripheral/{disk}/virtio-backend "write -P {pattern} 0 4k"',
         libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP,
     )
 

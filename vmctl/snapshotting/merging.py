@@ -92,10 +92,14 @@ def settle(domain: Domain) -> None:
 def _work(
     domain: Domain, seen: detours.Seen, phase: ReportedPhase, doomed: Sequence[SnapshotDetails]
 ) -> int:
-    record = seen.record
     with claimed(_CLAIM_SECONDS) as claim:
         detours.begin(domain, Phase.MERGING, claim, seen=seen)
+        record = domain.record() or seen.record
         with detours.settled_afterwards(domain, settle):
+            # Once their snapshots are gone, nothing tells that virsh's layers are the machine's.
+            record = domain.update_record(
+                volumes=(*record.volumes, *files.made_by_others(domain, record))
+            )
             going = files.owned_chain(
                 domain, record, [path for entry in doomed for path in entry.files]
             )
@@ -112,7 +116,8 @@ def lies_on(
 ) -> dict[str, list[VolumeUser]]:
     """Return what lies on layers of snapshots that is not the machine's, by the snapshots."""
     usage = read_usage(domain.connection)
-    own = {f"{volume.pool}/{volume.name}" for volume in record.volumes}
+    mine = (*record.volumes, *files.made_by_others(domain, record))
+    own = {f"{volume.pool}/{volume.name}" for volume in mine}
     found: dict[str, list[VolumeUser]] = {}
     for entry in doomed:
         for disk in entry.disks:

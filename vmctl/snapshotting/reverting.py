@@ -19,6 +19,7 @@ from vmctl.errors import (
     HostUnavailableError,
     HypervisorError,
     ImageError,
+    NotFoundError,
     UnsupportedError,
     VmctlError,
 )
@@ -27,7 +28,7 @@ from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.jobs import wait_for_job
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role, SnapshotWork
-from vmctl.hypervisor.pools import open_pool, refresh
+from vmctl.hypervisor.pools import list_pools, open_pool, refresh
 from vmctl.hypervisor.snapshots import SnapshotDetails
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.progress import Phase as ReportedPhase
@@ -102,6 +103,32 @@ def refuse_lost_files(domain: Domain, details: SnapshotDetails) -> None:
                 f"the snapshot '{details.facts.name}' of '{domain.name}' lacks a file: {path}",
                 details=error.details or error.brief,
                 hint="bring it back, or delete the snapshot",
+            ) from error
+    if details.memory:
+        _refuse_lost_media(domain, details)
+
+
+def _refuse_lost_media(domain: Domain, details: SnapshotDetails) -> None:
+    """Refuse a memory that goes on with a medium that is gone: the guest would be off for nothing.
+
+    Of a file that is in no pool nobody knows; one of the disks alone goes back without it.
+    """
+    pools = {
+        facts.target: facts.name
+        for facts in list_pools(domain.connection)
+        if facts.state == "running"
+    }
+    for path in details.files:
+        pool = pools.get(path.rpartition("/")[0])
+        if pool is None or path in details.held:
+            continue
+        try:
+            look_up(domain, path)
+        except NotFoundError as error:
+            raise ImageError(
+                f"the memory in the snapshot '{details.facts.name}' of '{domain.name}' goes on "
+                f"with a file that is gone: {path}",
+                hint=f"bring it back into the pool '{pool}', or delete the snapshot",
             ) from error
 
 
