@@ -20,7 +20,7 @@ from vmctl.render.snapshot import render_snapshot
 from vmctl.retention import Retention, keep
 from vmctl.snapshotting import creating, files, internal, merging, reverting
 from vmctl.snapshotting.choosing import Choice, MachineShape, SnapshotKind, choose
-from vmctl.snapshotting.looking import shape_of
+from vmctl.snapshotting.looking import shape_of, tracked_disks
 from vmctl.snapshotting.naming import (
     check_description,
     check_name,
@@ -228,6 +228,8 @@ class Snapshots:
         with Reporter(self._domain.name, progress).phase("revert") as phase:
             # The files that the disks go on in know nothing of what was tracked.
             backup_traces.stop_tracking(self._domain)
+            if details.facts.kind == SnapshotKind.INTERNAL:
+                self._refuse_tracked()
             reverting.go_back(self._domain, seen, details, phase=phase)
         self._forget_connection()
 
@@ -246,6 +248,15 @@ class Snapshots:
                 hint="delete those first",
             )
         refuse_ambiguous(self._domain, name, [it.name for it in found if it.name != name])
+
+    def _refuse_tracked(self) -> None:
+        for target in sorted(tracked_disks(self._domain)):
+            raise ConflictError(
+                f"the disk '{target}' of '{self._domain.name}' keeps track of changes for somebody "
+                "whom libvirt doesn't know, and QEMU does not go back beside that",
+                hint="stop it, and on its host let the disk forget: `qemu-img info` names the "
+                "bitmaps, `qemu-img bitmap --remove FILE NAME` removes one",
+            )
 
     def delete(
         self, name: str, *, children: bool = False, progress: ProgressCallback | None = None

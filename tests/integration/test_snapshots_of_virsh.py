@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from lxml import etree
 
 import vmctl
+from vmctl.hypervisor import private
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.render.volume import render_volume
 
+from .conftest import enter_host
 from .test_attached_volumes import write
 from .test_backup_faults import blank_machine, content
 from .test_races import chain
@@ -75,3 +78,37 @@ def test_a_medium_that_is_gone_does_not_cost_the_guest(host: vmctl.Host, vm: vmc
     with pytest.raises(vmctl.ImageError, match="goes on with a file that is gone"):
         vm.snapshots.revert("with-it")
     assert vm.state == "running"
+
+
+def test_a_checkpoint_that_libvirt_was_made_to_forget(
+    vm: vmctl.VM, private_host: private.PrivateHost, tmp_path: Path
+) -> None:
+    forget = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
+    vm.start()
+    vm.snapshots.create("before")
+    vm.snapshots.create("before-2")
+    raw = vm._domain.raw()
+    made = raw.checkpointCreateXML("<domaincheckpoint><name>theirs</name></domaincheckpoint>")
+    vm.stop(force=True, timeout=0)
+    made.delete(forget)
+    # Started or not, QEMU would refuse it, and end.
+    for start in (False, True):
+        if start:
+            vm.start()
+        with pytest.raises(vmctl.ConflictError, match="'vda' .* keeps track of changes"):
+            vm.snapshots.revert("before")
+        assert vm.state == ("running" if start else "shut off")
+    vm.snapshots.delete("before")
+    with pytest.raises(vmctl.ConflictError, match="keeps track of changes for somebody"):
+        vm.snapshots.create("after")
+    vm.snapshots.delete("before-2")
+    taken = vm.snapshots.create("after")
+    assert (taken.kind, "keeps track" in taken.why) == ("external", True)
+    vm.snapshots.revert("after")
+    vm.snapshots.delete("after")
+    vm.stop(force=True, timeout=0)
+    (disk,) = vm._domain.disks()
+    remove = ["qemu-img", "bitmap", "--remove", disk.path, "theirs"]
+    subprocess.run([*enter_host(private_host), *remove], check=True)
+    assert vm.snapshots.create("forgotten").kind == "internal"
+    vm.snapshots.revert("forgotten")

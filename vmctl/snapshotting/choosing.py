@@ -41,20 +41,24 @@ class DiskShape:
         format: How it is written.
         type: libvirt's word for what it is: ``file``, ``block``, ``network`` ...
         barrier: Why it can't be in an external snapshot; empty where it can.
+        tracked: Whether it keeps track of changes for somebody whom libvirt doesn't know.
     """
 
     target: str
     format: str
     type: str = "file"
     barrier: str = ""
+    tracked: bool = False
 
     @property
     def holds_snapshots(self) -> bool:
         """Whether an internal snapshot can lie in it."""
-        return self.format == "qcow2" and not self.barrier
+        return self.format == "qcow2" and not self.barrier and not self.tracked
 
     def __str__(self) -> str:
         what = self.format if self.type == "file" else f"a {self.type} device"
+        if self.tracked:
+            what = "one that keeps track of changes for somebody"
         return f"the disk '{self.target}' is {self.barrier or what}"
 
 

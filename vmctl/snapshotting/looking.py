@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from lxml import etree
 
-from vmctl.errors import UnsupportedError
+from vmctl.errors import NotFoundError, UnsupportedError
+from vmctl.hypervisor import backups
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.snapshots import SnapshotDetails
+from vmctl.hypervisor.volumes import at_path
+from vmctl.imaging.headers import bitmaps_in
 from vmctl.render.facts import HostFacts
 from vmctl.snapshotting.choosing import DiskShape, MachineShape, SnapshotKind
 
-__all__ = ["drive_targets", "shape_of"]
+__all__ = ["drive_targets", "shape_of", "tracked_disks"]
+
+_HEADER = 64 << 10
 
 
 def shape_of(
@@ -30,15 +36,39 @@ def shape_of(
     """
     active = domain.is_active()
     root = etree.fromstring(domain.xml(inactive=not active))
+    tracked = tracked_disks(domain)
     return MachineShape(
         name=domain.name,
         state=domain.state().value,
         active=active,
-        disks=tuple(_written_disks(domain, root)),
+        disks=tuple(
+            replace(disk, tracked=disk.target in tracked) for disk in _written_disks(domain, root)
+        ),
         raw_variables=_has_raw_variables(root, facts),
         memory_barrier=_memory_barrier(root),
         kinds=frozenset(SnapshotKind(entry.facts.kind) for entry in snapshots),
     )
+
+
+def tracked_disks(domain: Domain) -> frozenset[str]:
+    """Return the disks with more dirty bitmaps in them than libvirt has checkpoints.
+
+    Somebody made libvirt forget a checkpoint, and the disk keeps track all the same. QEMU does not
+    go back to an internal snapshot then, and ends.
+    """
+    known = len(backups.checkpoints(domain))
+    found = set()
+    for disk in domain.disks():
+        if disk.read_only or disk.format != "qcow2" or not disk.path:
+            continue
+        try:
+            header = at_path(domain.connection, disk.path).read(length=_HEADER)
+        except NotFoundError:
+            # It is in no pool: nobody knows.
+            continue
+        if bitmaps_in(header) > known:
+            found.add(disk.target)
+    return frozenset(found)
 
 
 def drive_targets(root: etree._Element) -> tuple[str, ...]:

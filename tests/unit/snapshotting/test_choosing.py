@@ -46,6 +46,14 @@ def yes() -> bool:
             False,
             "the disk 'vdb' is a block device",
         ),
+        (
+            replace(RUNNING, disks=(replace(QCOW2, tracked=True),)),
+            {},
+            EXTERNAL,
+            True,
+            False,
+            "'vda' is one that keeps track of changes for somebody",
+        ),
         (replace(RUNNING, raw_variables=True), {}, EXTERNAL, True, False, "UEFI's variables"),
         (
             replace(RUNNING, memory_barrier="shared folders"),
