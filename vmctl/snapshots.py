@@ -323,9 +323,10 @@ class Snapshots:
         dry_run: bool = False,
         progress: ProgressCallback | None = None,
     ) -> tuple[str, ...]:
-        """Delete the snapshots that no rule keeps; the current one is kept always.
+        """Delete the snapshots that no rule keeps.
 
-        Hours, days and weeks are counted in UTC.
+        The current one is kept always, and so are those that a clone lies on. Hours, days and weeks
+        are counted in UTC.
 
         Args:
             rules: How many are kept.
@@ -338,8 +339,10 @@ class Snapshots:
         Raises:
             VmctlError: As from `delete`; those before are gone.
         """
-        found = self.list()
-        kept = keep([(entry.name, entry.created) for entry in found], rules)
+        details = backend.list_details(self._domain)
+        found = [entry.facts for entry in details]
+        kept = {*keep([(entry.name, entry.created) for entry in found], rules)}
+        kept |= merging.lies_on(self._domain, self._record(), details).keys()
         going = [entry.name for entry in found if entry.name not in kept and not entry.current]
         if not dry_run:
             for name in going:

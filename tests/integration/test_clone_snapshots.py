@@ -94,6 +94,20 @@ def test_a_linked_clone_that_fails_takes_its_snapshot_back(
     assert [machine.name for machine in host.list()] == [source.name]
 
 
+def test_pruning_goes_on_beside_what_a_clone_lies_on(source: vmctl.VM) -> None:
+    linked = source.clone(f"{source.name}-l", linked=True)
+    try:
+        source.snapshots.create("old", kind="external")
+        source.snapshots.create("new")
+        rules = vmctl.Retention(last=1)
+        assert source.snapshots.prune(rules, dry_run=True) == ("old",)
+        assert source.snapshots.prune(rules) == ("old",)
+        assert [entry.name for entry in source.snapshots.list()] == [linked.name, "new"]
+    finally:
+        linked.delete()
+    assert source.snapshots.prune(rules) == (linked.name,)
+
+
 def test_sigkill_in_a_linked_clone_leaves_no_snapshot(
     private_host: private.PrivateHost, host: vmctl.Host, source: vmctl.VM
 ) -> None:
