@@ -197,7 +197,9 @@ def _pruned(folder: MachineFolder, kept: dict[str, tuple[str, ...]]) -> list[Pru
 
 def _kept(backups: Sequence[Known | Damaged], rules: Retention) -> dict[str, tuple[str, ...]]:
     known = {entry.id: entry for entry in backups if isinstance(entry, Known)}
-    kept = keep([(entry.id, entry.manifest.created) for entry in known.values()], rules)
+    # IDs are in order even if the clock was set back; those of a clock that was ahead would stay.
+    times = [(backup, known[backup].manifest.created) for backup in sorted(known)]
+    kept = keep(times, rules, in_order=True)
     if known:
         kept.setdefault(max(known), ("last",))
     # From the newest on, so that what is needed by what is needed is needed, too.

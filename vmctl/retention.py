@@ -51,7 +51,11 @@ class Retention:
 
 
 def keep(
-    times: Iterable[tuple[str, datetime]], rules: Retention, *, zone: tzinfo = UTC
+    times: Iterable[tuple[str, datetime]],
+    rules: Retention,
+    *,
+    zone: tzinfo = UTC,
+    in_order: bool = False,
 ) -> dict[str, tuple[str, ...]]:
     """Choose what is kept.
 
@@ -59,12 +63,16 @@ def keep(
         times: The name of each, and when it was made, with a time zone.
         rules: How many.
         zone: Where hours, days and weeks are counted.
+        in_order: Whether they are given the oldest first, whatever a clock said that was wrong.
 
     Returns:
         The names of those that are kept, the newest first, and by which rules: ``last``,
         ``hourly``, ``daily``, ``weekly``.
     """
-    newest_first = sorted(times, key=lambda entry: (entry[1], entry[0]), reverse=True)
+    oldest_first = list(times)
+    if not in_order:
+        oldest_first.sort(key=lambda entry: (entry[1], entry[0]))
+    newest_first = oldest_first[::-1]
     reasons: dict[str, list[str]] = {name: [] for name, _when in newest_first}
     for name, _when in newest_first[: rules.last]:
         reasons[name].append("last")

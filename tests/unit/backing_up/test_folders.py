@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -416,6 +417,14 @@ def test_prune_never_removes_the_newest_nor_what_can_not_be_read(folder: Folder)
     (damaged.folder / manifests.NAME).write_text("{")
     found = kept(Backups(folder.target.path), Retention(weekly=1))
     assert found == [("damaged",), (), ("weekly",)]
+
+
+def test_prune_keeps_the_last_ones_after_a_clock_that_was_ahead(folder: Folder) -> None:
+    for _ in range(3):
+        folder.add(full=True, created=START + timedelta(days=2000))
+    right = [folder.add(full=True).id for _ in range(3)]
+    Backups(folder.target.path).prune(Retention(last=3))
+    assert [it.id for it in Backups(folder.target.path).list()] == right
 
 
 def test_prune_keeps_the_rules_for_each_machine(folder: Folder) -> None:
