@@ -120,8 +120,12 @@ def _draw(table: Any) -> None:
 
 
 def one_line(text: str) -> str:
-    """Return a text without what would move a terminal's cursor, on one line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """Return a text without what would move a terminal's cursor, on one line.
+
+    Blanks at its beginning and inside of it stay, for they are the branches of a tree.
+    """
+    first, *more = "".join(c if c.isprintable() else "\n" for c in text).split("\n")
+    return " ".join(part for part in (first.rstrip(), *(part.strip() for part in more)) if part)
 
 
 def human_size(size: int) -> str:

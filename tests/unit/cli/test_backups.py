@@ -26,6 +26,8 @@ def test_list(vmctl: Vmctl, folder: Folder) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].split()[:4] == ["MACHINE", "ID", "CREATED", "KIND"]
     assert [line.split()[1] for line in lines[1:]] == [known.id for known in folder.made]
+    # What goes on from the one above it stands a little to the right.
+    assert lines[2].index("incremental") == lines[1].index("full") + 2
     done = vmctl("backup", "list", str(folder.target.path), UUID, "--format", "json")
     kinds = [entry["kind"] for entry in json.loads(done.stdout)]
     assert kinds == ["full", "incremental", "full"]

@@ -50,6 +50,12 @@ def test_a_table_keeps_a_row_on_its_line(capsys: pytest.CaptureFixture[str]) -> 
     assert all(line == line.rstrip() for line in lines)
 
 
+def test_a_table_keeps_the_branches_of_a_tree(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("a", "├─ b", "│  └─ c", "└─ d", "   └─ e", " \n\tf\r\n ")
+    print_table(("NAME",), [(name,) for name in names])
+    assert capsys.readouterr().out.splitlines()[1:] == [*names[:-1], "f"]
+
+
 def test_fields_take_a_line_for_each_value(capsys: pytest.CaptureFixture[str]) -> None:
     print_fields([("one", "1"), ("many", ["x", "y"]), ("none", ())])
     assert capsys.readouterr().out.splitlines() == ["one    1", "many   x", "       y", "none   -"]
