@@ -11,6 +11,7 @@ from lxml import etree
 import vmctl
 from vmctl.errors import ConflictError, GuestUnreachableError, NotFoundError, UnsupportedError
 from vmctl.hypervisor.metadata import Role
+from vmctl.hypervisor.snapshots import list_details
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.integrity import broken_images
 
@@ -75,6 +76,9 @@ def consistent(host: vmctl.Host, vm: vmctl.VM) -> None:
     assert (record.claim, record.work, record.before) == (None, None, None)
     there = {name for name in pool_volumes(host) if vm.uuid in name}
     assert there == {volume.name for volume in record.volumes}
+    # No snapshot, nor the next start that it holds, names a file that is gone.
+    for entry in list_details(vm._domain):
+        assert {Path(path).name for path in entry.files if vm.uuid in path} <= there
 
 
 def in_tree(vm: vmctl.VM) -> dict[str, str]:

@@ -34,6 +34,7 @@ from vmctl.progress import ProgressCallback, Reporter
 from vmctl.snapshotting import files
 from vmctl.snapshotting.layering import Merge, next_merge
 from vmctl.snapshotting.naming import memory_name, variables_name
+from vmctl.snapshotting.switching import led
 
 __all__ = ["delete", "lies_on", "merge", "settle"]
 
@@ -289,25 +290,10 @@ def _lead_snapshots(domain: Domain, top: str, base: str) -> None:
             above = at_path(domain.connection, top)
             form = above.format_underneath() or volume.facts().format
             text = backend.xml_of(domain, entry.facts.name)
-            root = etree.fromstring(text)
-            for source in root.iter("source"):
-                if source.get("file") == top:
-                    _rename(source, base, form)
+            root = led(etree.fromstring(text), top=top, base=base, form=form)
             backend.redefine(
                 domain, etree.tostring(root, encoding="unicode"), current=entry.facts.current
             )
-
-
-def _rename(source: etree._Element, base: str, form: str) -> None:
-    source.set("file", base)
-    disk = source.getparent()
-    if disk is None:
-        return
-    driver, below = disk.find("driver"), disk.find("backingStore")
-    if driver is not None:
-        driver.set("type", form)
-    if below is not None:
-        disk.remove(below)
 
 
 # -- files ----------------------------------------------------------------------------------------

@@ -10,7 +10,15 @@ from lxml import etree
 
 from vmctl.hypervisor.metadata import NAMESPACE, Phase, Record
 
-__all__ = ["as_it_was", "merged", "record_in", "switched", "with_passwords_of", "with_record"]
+__all__ = [
+    "as_it_was",
+    "led",
+    "merged",
+    "record_in",
+    "switched",
+    "with_passwords_of",
+    "with_record",
+]
 
 _METADATA = f"metadata/{{{NAMESPACE}}}machine"
 # Of a spec, what a snapshot does not hold.
@@ -95,6 +103,30 @@ def switched(
             _lay_on(node, path)
     if variables is not None and root.find("os/nvram") is not None:
         _set_text(root, "os/nvram", variables)
+    return root
+
+
+def led(root: etree._Element, *, top: str, base: str, form: str) -> etree._Element:
+    """Return a snapshot's XML that names a file in the place of one that was merged into it.
+
+    Both the machine that ran and the definition of its next start are in it.
+
+    Args:
+        root: The XML, a ``domainsnapshot``.
+        top: The path of the layer that was merged.
+        base: The path of the file that it was merged into.
+        form: How that is written: ``qcow2`` or ``raw``.
+    """
+    root = deepcopy(root)
+    for disk in root.findall(".//disk"):
+        source, driver = disk.find("source"), disk.find("driver")
+        if source is None or source.get("file") != top:
+            continue
+        source.set("file", base)
+        if driver is not None:
+            driver.set("type", form)
+        for below in disk.findall("backingStore"):
+            disk.remove(below)
     return root
 
 

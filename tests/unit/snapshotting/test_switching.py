@@ -7,6 +7,7 @@ from lxml import etree
 
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.snapshotting.switching import (
+    led,
     merged,
     record_in,
     switched,
@@ -114,3 +115,24 @@ def test_passwords_come_from_the_machines_other_definition(own: str) -> None:
     vnc, spice = with_passwords_of(root, etree.fromstring(DOMAIN)).findall("devices/graphics")
     assert vnc.get("passwd") == ("own" if own else "secret")
     assert spice.get("passwd") is None
+
+
+def test_a_merged_layer_is_replaced_in_the_machine_and_in_its_next_start() -> None:
+    disk = """<disk type='file'><driver type='qcow2'/><source file='{}'/>
+      <backingStore><format type='raw'/><source file='/base'/><backingStore/></backingStore>
+      <target dev='{}'/></disk>"""
+    devices = f"<devices>{disk.format('/top', 'vda')}{disk.format('/other', 'vdb')}</devices>"
+    given = etree.fromstring(
+        f"<domainsnapshot><domain>{devices}</domain>"
+        f"<inactiveDomain>{devices}</inactiveDomain></domainsnapshot>"
+    )
+    root = led(given, top="/top", base="/base", form="raw")
+    for tag in ("domain", "inactiveDomain"):
+        first, second = root.findall(f"{tag}/devices/disk")
+        assert first.find("source").get("file") == "/base"  # type: ignore[union-attr]
+        assert first.find("driver").get("type") == "raw"  # type: ignore[union-attr]
+        assert first.find("backingStore") is None
+        assert second.find("source").get("file") == "/other"  # type: ignore[union-attr]
+        assert second.find("backingStore") is not None
+    # What was given is not changed.
+    assert given.find("domain//source").get("file") == "/top"  # type: ignore[union-attr]
