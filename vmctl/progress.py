@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,9 @@ __all__ = [
     "ProgressCallback",
     "Reporter",
     "being_undone",
+    "is_being_ended",
     "is_being_undone",
+    "when_work_goes_on",
 ]
 
 
@@ -65,6 +68,8 @@ class Phase:
         fraction: float | None = None,
     ) -> None:
         """Report."""
+        if state in {"begin", "update"}:
+            _go_on_with_work()
         if self._callback is not None:
             self._callback(
                 Progress(
@@ -98,6 +103,7 @@ def _tolerant(callback: ProgressCallback | None) -> ProgressCallback | None:
 
 
 _undoing = 0
+_waiting: list[Callable[[], None]] = []
 
 
 @contextmanager
@@ -114,6 +120,31 @@ def being_undone() -> Iterator[None]:
 def is_being_undone() -> bool:
     """Return whether something is being undone right now, for who handles signals."""
     return _undoing > 0
+
+
+def is_being_ended() -> bool:
+    """Return whether what better isn't interrupted runs though nothing failed.
+
+    For who handles signals, in the main thread: a step that is done is being written down, and
+    the work goes on after it.
+    """
+    return is_being_undone() and sys.exc_info()[0] is None
+
+
+def when_work_goes_on(call: Callable[[], None]) -> None:
+    """Have something called once, as soon as work goes on that may be interrupted.
+
+    If none does, what was asked for is done, and nothing is called.
+    """
+    _waiting.append(call)
+
+
+def _go_on_with_work() -> None:
+    if _waiting and not is_being_undone() and sys.exc_info()[0] is None:
+        calls = _waiting[:]
+        _waiting.clear()
+        for call in calls[:1]:
+            call()
 
 
 class Reporter:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,14 @@ from typing import Any
 
 import click
 
-from vmctl.errors import GuestUnreachableError, HostKeyMismatchError, UsageError, VmctlError
-from vmctl.progress import is_being_undone
+from vmctl.errors import (
+    GuestUnreachableError,
+    HostKeyMismatchError,
+    HostUnavailableError,
+    UsageError,
+    VmctlError,
+)
+from vmctl.progress import is_being_ended, is_being_undone, when_work_goes_on
 
 __all__ = [
     "Interrupted",
@@ -32,6 +39,8 @@ __all__ = [
 
 # sysexits has no word for it; shells report 128 + n for a process that signal n ended.
 _SIGNALLED = 128
+# Longer than any callback of libvirt's takes.
+_CALLBACK_SECONDS = 0.1
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BUG = "this is a bug in vmctl: run it again with --debug, and report what it prints"
 # The import's name to the package's, and what it is needed for.
@@ -75,31 +84,72 @@ def transport() -> Iterator[None]:
         raise TransportError(error.brief, details=error.details, hint=error.hint) from error
 
 
-def catch_signals() -> None:
-    """Let Ctrl-C, SIGTERM and a terminal that is closed end the process in good order.
+class _Signals:
+    """What the first signal does, and the next ones."""
 
-    The first signal makes whatever is under way be undone. One that comes while something is being
-    undone says that this is going on; another one ends it.
-    """
-    told = False
-    undoing = False
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._late = False
+        self._told = False
+        self._undoing = False
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal told, undoing
-        if (undoing or is_being_undone()) and not told:
-            told = True
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handle one; called by Python in the main thread, between any two of its steps."""
+        self.asked = self.asked or number
+        if _in_callback(frame):
+            # libvirt would print what is raised there, and go on. So it comes once more.
+            again = threading.Timer(_CALLBACK_SECONDS, _send, (number,))
+            again.daemon = True
+            again.start()
+            return
+        if is_being_ended() and not self._late and not self._undoing:
+            self._late = True
+            _announce("this step is finished first, then it is interrupted")
+            when_work_goes_on(lambda: _send(number))
+            return
+        if (self._undoing or is_being_undone()) and not self._told:
+            self._told = True
             _announce(
                 "what was begun is being undone; once more stops that, "
                 "and `vmctl gc` removes the rest"
             )
             return
-        undoing = True
+        self._undoing = True
         raise Interrupted(number)
 
+
+_signals = _Signals()
+
+
+def _in_callback(frame: FrameType | None) -> bool:
+    """Return whether libvirt called Python there, as it does when a connection breaks."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "libvirt" and "_dispatch" in frame.f_code.co_name:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send(number: int) -> None:
+    # Only what the main thread itself is sent wakes it when it waits.
+    identity = threading.main_thread().ident
+    if identity is not None:
+        signal.pthread_kill(identity, number)
+
+
+def catch_signals() -> None:
+    """Let Ctrl-C, SIGTERM and a terminal that is closed end the process in good order.
+
+    The first signal makes whatever is under way be undone; a step that is being finished just then
+    is finished first. One that comes while something is being undone says that this is going on;
+    another one ends it.
+    """
+    global _signals  # noqa: PLW0603 - signals are the process's own
+    _signals = _Signals()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # What is ignored from outside (nohup) stays so.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, on_signal)
+            signal.signal(number, _signals.handle)
 
 
 def _announce(text: str) -> None:
@@ -184,11 +234,23 @@ def _usage(error: click.ClickException) -> UsageError:
     return UsageError(lines[0], details="\n".join(lines[1:]), hint=hint)
 
 
+def _cause_of(error: BaseException) -> BaseException:
+    """Return a signal in the place of what it did to the connection.
+
+    Ctrl-C on a terminal ends the ssh that a connection goes through as well.
+    """
+    if isinstance(error, HostUnavailableError) and _signals.asked is not None:
+        interrupted = Interrupted(_signals.asked)
+        interrupted.__cause__ = error
+        return interrupted
+    return error
+
+
 def guarded(call: Callable[[], Any], *, debug: Callable[[], bool]) -> int:
     """Run ``call``, and print what goes wrong; returns the exit code."""
     try:
         result = call()
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - this is where all of them end
-        return report(error, debug=debug())
+        return report(_cause_of(error), debug=debug())
     return result if isinstance(result, int) else 0
