@@ -6,6 +6,7 @@ Keepalive, streams and callbacks need it. It runs while a connection is open, no
 from __future__ import annotations
 
 import contextlib
+import operator
 import threading
 
 import libvirt
@@ -22,16 +23,15 @@ _thread: threading.Thread | None = None
 _stop = threading.Event()
 
 
-def _silent(_context: object, _error: object) -> None:
-    """Take what libvirt would print to stderr; the same arrives as an exception."""
-
-
 def acquire() -> None:
     """Run the loop for one more user. To be called before a connection is opened."""
     global _users, _registered, _thread  # noqa: PLW0603 - libvirt's loop is the process's own
     with _lock:
         if not _registered:
-            libvirt.registerErrorHandler(_silent, None)
+            # It takes what libvirt would print to stderr; the same arrives as an exception. No
+            # function of Python's may: one that a signal interrupts (Ctrl-C) leaves its exception
+            # to libvirt's binding, which makes a SystemError of it.
+            libvirt.registerErrorHandler(operator.is_, None)
             libvirt.virEventRegisterDefaultImpl()
             _registered = True
         _users += 1

@@ -6,6 +6,7 @@ A pool, a network, and a libvirt that has looked at its QEMU already.
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import select
 import signal
@@ -54,7 +55,8 @@ def opened(uri: str) -> Iterator[Any]:
     """
     import libvirt  # noqa: PLC0415 - it takes longer to load than most of what else is done
 
-    libvirt.registerErrorHandler(_silent, None)
+    # As in `vmctl.hypervisor.eventloop`: its errors come as exceptions, and signals in between.
+    libvirt.registerErrorHandler(operator.is_, None)
     try:
         connection = libvirt.open(uri)
     except libvirt.libvirtError as error:
@@ -66,10 +68,6 @@ def opened(uri: str) -> Iterator[Any]:
     finally:
         with contextlib.suppress(libvirt.libvirtError):
             connection.close()
-
-
-def _silent(_context: object, _error: object) -> None:
-    """Keep libvirt from writing its errors to stderr; they come as exceptions as well."""
 
 
 def guests_of(uri: str) -> list[str]:
