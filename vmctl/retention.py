@@ -46,7 +46,8 @@ class Retention:
         if not any(numbers):
             raise UsageError(
                 "no rule says what is kept, so nothing would be",
-                hint="say how many: the last ones, or hourly, daily and weekly ones",
+                hint="say how many: the last ones, or hourly, daily and weekly ones "
+                "(`--keep-last`, `--keep-hourly`, `--keep-daily`, `--keep-weekly`)",
             )
 
 

@@ -477,7 +477,7 @@ def test_what_a_restore_refuses(host: vmctl.Host, folder: Path, tmp_path: Path) 
     made = vm.backup(folder)
     other = blank_machine(host, tmp_path)
     before = pool_volumes(host), {entry.name for entry in host.list()}
-    with pytest.raises(vmctl.NotFoundError, match="no such backup"):
+    with pytest.raises(vmctl.NotFoundError, match="there is no backup"):
         other.restore(folder)
     with pytest.raises(vmctl.ConflictError, match="already"):
         host.restore(folder, name=other.name)

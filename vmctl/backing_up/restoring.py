@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 from collections.abc import Sequence
@@ -181,6 +182,7 @@ def choose_machine(target: Target, machine: str | None, backup: str | None) -> M
         UsageError: Several could be meant.
     """
     found = []
+    others: list[str] = []
     for folder in target.machines():
         backups = folder.backups()
         if not backups:
@@ -188,21 +190,36 @@ def choose_machine(target: Target, machine: str | None, backup: str | None) -> M
         known = [entry for entry in backups if isinstance(entry, Known)]
         called = known[-1].manifest.machine if known else ""
         if machine is not None and machine not in {folder.uuid, called}:
+            others.append(called or folder.uuid)
             continue
-        if backup is not None and backup not in {entry.folder.name for entry in backups}:
+        names = [entry.folder.name for entry in backups]
+        if backup is not None and backup not in names:
+            others += names
             continue
         found.append((folder, called))
     if len(found) == 1:
         return found[0][0]
     if not found:
-        raise NotFoundError(
-            f"there is no such backup in {str(target.path)!r}",
-            hint="`vmctl backup list` shows what there is",
-        )
+        raise _no_backup(target, machine, backup, others)
     raise UsageError(
         f"there are backups of several machines in {str(target.path)!r}",
         details="\n".join(f"{folder.uuid} {called}" for folder, called in found),
         hint="say which: `--machine NAME-OR-UUID`",
+    )
+
+
+def _no_backup(
+    target: Target, machine: str | None, backup: str | None, others: Sequence[str]
+) -> NotFoundError:
+    wanted = backup if backup is not None else machine or ""
+    what = "there is no backup" + ("" if backup is None else f" {backup!r}")
+    of = "" if machine is None else f" of {machine!r}"
+    near = difflib.get_close_matches(wanted, dict.fromkeys(others), n=3)
+    return NotFoundError(
+        f"{what}{of} in {str(target.path)!r}",
+        hint=f"did you mean {' or '.join(near)}?"
+        if near
+        else f"`vmctl backup list {target.path}` shows what there is",
     )
 
 

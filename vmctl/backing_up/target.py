@@ -107,7 +107,10 @@ class Target:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(
                 f"there is no folder of backups at {str(path)!r}",
-                hint="name the folder that `vmctl backup create` was given",
+                hint="it is a file: read a backup that was written to a stream from stdin, "
+                f"`- <{path.name}`"
+                if path.is_file()
+                else "name the folder that `vmctl backup create` was given",
             ) from error
         except OSError as error:
             raise ImageError(

@@ -118,7 +118,7 @@ def list_backups(app: App, folder: Path, machine: str | None) -> None:
 
 def _print(found: Sequence[Backup]) -> None:
     print_table(
-        ("MACHINE", "ID", "CREATED", "KIND", "SIZE", "STATE", "WHY FULL", "PROBLEM"),
+        ("MACHINE", "ID", "CREATED", "KIND", "SIZE", "STATE", "PROBLEM"),
         [
             (
                 entry.machine or entry.uuid,
@@ -130,7 +130,6 @@ def _print(found: Sequence[Backup]) -> None:
                 f"  {entry.kind}" if entry.parent else entry.kind,
                 human_size(entry.size),
                 entry.consistency,
-                entry.why,
                 entry.problem,
             )
             for entry in found
@@ -167,7 +166,8 @@ def verify(app: App, *, folder: Path, machine: str | None, which: str | None) ->
     if bad := [entry for entry in found if entry.problem]:
         raise ImageError(
             f"{len(bad)} of {len(found)} backups can't be restored",
-            hint="the others can; make a new one: `vmctl backup create --full`",
+            hint=f"{'the others can; ' if len(bad) < len(found) else ''}make a new one: "
+            "`vmctl backup create --full`",
         )
 
 

@@ -107,7 +107,7 @@ def _without_taken_macs(
             continue
         warnings.append(
             f"nics[{number}] had the MAC address {nic.mac}, which is {taken[nic.mac]}'s here; "
-            "it gets another"
+            "it gets another, and a guest that knows its NIC by the old one has no network"
         )
         nics.append(nic.replace(mac=None))
     return (spec.replace(nics=tuple(nics)) if warnings else spec), tuple(warnings)

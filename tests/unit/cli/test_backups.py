@@ -66,3 +66,30 @@ def test_what_makes_no_sense(vmctl: Vmctl, folder: Folder, tmp_path: Path) -> No
     assert vmctl("backup", "list", str(tmp_path / "none")).exit_code == 3
     assert vmctl("backup", "list", place, "nobody").exit_code == 3
     assert vmctl("backup", "verify", "-", stdin=b"no bundle").exit_code == 1
+
+
+def test_what_is_not_there_is_named(vmctl: Vmctl, folder: Folder, tmp_path: Path) -> None:
+    place, known = str(folder.target.path), folder.made[0].id
+    done = vmctl("backup", "list", place, UUID[:-1])
+    assert f"there is no backup of '{UUID[:-1]}' in '{place}'" in done.stderr
+    done = vmctl("backup", "verify", place, "--id", known[:-4])
+    assert f"there is no backup '{known[:-4]}' in" in done.stderr
+    assert known in done.stderr.splitlines()[-1]
+    (tmp_path / "stream").write_bytes(b"")
+    done = vmctl("backup", "verify", str(tmp_path / "stream"))
+    assert done.exit_code == 3
+    assert "`- <stream`" in done.stderr
+    assert "--keep-last" in vmctl("backup", "prune", place).stderr
+
+
+def test_a_problem_stands_where_it_is_seen(vmctl: Vmctl, folder: Folder) -> None:
+    (folder.made[0].folder / "disk-vda.qcow2").unlink()
+    lines = vmctl("backup", "list", str(folder.target.path)).stdout.splitlines()
+    assert lines[0].split() == ["MACHINE", "ID", "CREATED", "KIND", "SIZE", "STATE", "PROBLEM"]
+    assert "disk-vda.qcow2 is not there" in lines[1]
+    assert len(lines[1]) < 170
+    for each in folder.made[1:]:
+        (each.folder / "disk-vda.qcow2").unlink()
+    done = vmctl("backup", "verify", str(folder.target.path))
+    assert "3 of 3 backups can't be restored" in done.stderr
+    assert "the others" not in done.stderr
