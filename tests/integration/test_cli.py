@@ -100,10 +100,17 @@ def test_every_verb_in_json(run: Run, host: vmctl.Host, spec_file: tuple[str, st
     run("exec", name, "--", "sudo", "rm", "/etc/passwd")
     assert run("exec", name, "--", "test", "-e", "/etc/passwd", code=1).stdout == ""
     back = document(run("snapshot", "revert", name, "one", "-f", "json"))
-    assert back == {"name": name, "snapshot": "one", "state": "running"}
+    assert back == {"name": name, "snapshot": "one", "state": "running", "kept": None}
     run("exec", name, "--", "test", "-e", "/etc/passwd")
     assert [s["name"] for s in document(run("snapshot", "list", name, "-f", "json"))] == ["one"]
-    assert document(run("snapshot", "delete", name, "one", "-f", "json"))["deleted"] is True
+    kept = run("snapshot", "revert", name, "one", "--keep", "two").stderr
+    assert kept == f"{name}: is back at one, running; what there was is kept in two\n"
+    assert document(run("snapshot", "delete", name, "one", "--children", "-f", "json")) == {
+        "name": name,
+        "snapshot": "one",
+        "deleted": True,
+        "snapshots": ["one", "two"],
+    }
     assert document(run("snapshot", "list", name, "-f", "json")) == []
 
     assert document(run("pause", name, "-f", "json"))[0]["state"] == "paused"

@@ -141,8 +141,9 @@ def revert(app: App, name: str, which: str, keep: str | None) -> None:
     with app.machine(name) as machine:
         with app.progress(passing=True) as progress:
             machine.snapshots.revert(_known(machine, which), keep=keep, progress=progress)
-        found = {"name": machine.name, "snapshot": which, "state": machine.state}
-    app.show(found, lambda: app.note(f"{machine.name}: is back at {which}, {found['state']}"))
+        found = {"name": machine.name, "snapshot": which, "state": machine.state, "kept": keep}
+    kept = "" if keep is None else f"; what there was is kept in {keep}"
+    app.show(found, lambda: app.note(f"{machine.name}: is back at {which}, {found['state']}{kept}"))
 
 
 @command("delete")
@@ -176,7 +177,17 @@ def merge(app: App, name: str) -> None:
     with app.machine(name) as machine, app.progress(passing=True) as progress:
         merged = machine.snapshots.merge(progress=progress)
     found = {"name": machine.name, "merged": merged}
-    app.show(found, lambda: app.note(f"{machine.name}: {merged} layers were merged"))
+    app.show(found, lambda: app.note(f"{machine.name}: {_layers(merged)} merged"))
+
+
+def _layers(count: int) -> str:
+    return (
+        "nothing was to be"
+        if count == 0
+        else "1 layer was"
+        if count == 1
+        else f"{count} layers were"
+    )
 
 
 @command("prune")
