@@ -19,13 +19,13 @@ import pytest
 import vmctl
 from vmctl.hypervisor import private
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 SpecMaker = Callable[..., vmctl.VMSpec]
 
 # Run with: the folder for keys, the socket of libvirtd, a spec in YAML on stdin.
 _INSIDE = """
-import contextlib, json, os, pwd, socket, subprocess, sys, time
+import contextlib, json, os, pwd, signal, socket, subprocess, sys, time
 from pathlib import Path
 import vmctl
 from vmctl.hypervisor.events import Signal
@@ -40,6 +40,42 @@ def ended(count):
         lambda: True if ssh_count() == str(count) else None,
         deadline=time.monotonic() + 20, recheck=0.1,
     )
+
+def ctrl_c(report):
+    # On a terminal the ssh of the connection is ended as well, being in the same process group.
+    if (report.phase, report.state) == ("download", "begin"):
+        command = ["pgrep", "-x", "ssh", "-P", str(os.getpid()), "-g", "0"]
+        (own,) = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        os.kill(int(own), signal.SIGINT)
+        raise KeyboardInterrupt
+
+def kept(host, vm, found):
+    # Snapshots of the other kind, and backups, both ways.
+    vm.snapshots.delete("s")
+    vm.snapshots.create("e", kind="external")
+    vm.run("echo later >/var/tmp/when; sync", check=True)
+    vm.snapshots.revert("e", keep="k")
+    found["reverted"] = vm.run("cat /var/tmp/when").exit_status
+    found["deleted"] = vm.snapshots.delete("e", children=True)
+    place = folder / "backups"
+    full = vm.backup(place)
+    vm.run("echo later >/var/tmp/when; sync", check=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        vm.backup(place, progress=ctrl_c)
+    found["leftovers"] = [entry.name for entry in host.gc(dry_run=True)]
+    found["kinds"] = [full.kind, vm.backup(place).kind]
+    backups = vmctl.Backups(place)
+    found["problems"] = [entry.problem for entry in backups.verify()]
+    with open(folder / "stream", "wb") as out:
+        vm.backup(out)
+    with open(folder / "stream", "rb") as stream:
+        found["problems"].append(vmctl.Backups.verify_stream(stream).problem)
+    host.restore(place, name="again").delete()
+    vm.stop(timeout=60)
+    vm.restore(place, id=full.id)
+    vm.start()
+    vm.wait()
+    found["restored"] = vm.run("cat /var/tmp/when").exit_status
 
 folder, libvirtd = Path(sys.argv[1]), sys.argv[2]
 home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
@@ -117,6 +153,7 @@ try:
         vm.snapshots.create("s")
         vm.snapshots.revert("s")
         found["after"] = vm.run("cat /etc/motto", check=True).stdout
+        kept(host, vm, found)
         vm.delete()
         found["left"] = [entry.name for entry in host.list()]
     found["all_ended"] = ended(0)
@@ -188,6 +225,13 @@ def test_a_launch_on_a_remote_host(
         "display": "RFB ",
         "after_display": True,
         "after": "far away",
+        # The file was written after the snapshot, and after the full backup.
+        "reverted": 1,
+        "deleted": ["e", "k"],
+        "leftovers": [],
+        "kinds": ["full", "incremental"],
+        "problems": ["", "", ""],
+        "restored": 1,
         "left": [],
         "all_ended": True,
     }
