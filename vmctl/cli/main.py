@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 __all__ = ["main"]
@@ -9,6 +10,9 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
+    # While it loads, nothing has begun that would have to be undone, or told of.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         import click  # noqa: F401, PLC0415 - it may be missing, which is to be said kindly
     except ModuleNotFoundError as error:

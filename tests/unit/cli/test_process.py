@@ -133,6 +133,20 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         assert running.wait(30) == 128 + signal.SIGPIPE
 
 
+def test_ctrl_c_while_it_loads_prints_nothing() -> None:
+    code = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_more):\n"
+        "        if name == 'click':\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from vmctl.cli.main import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_wait(number: signal.Signals, own: tuple[str, str]) -> None:
     # The test driver's guest is off at once; a deaf one is waited for.
