@@ -323,9 +323,9 @@ class Snapshots:
         dry_run: bool = False,
         progress: ProgressCallback | None = None,
     ) -> tuple[str, ...]:
-        """Delete the snapshots that no rule keeps.
+        """Delete the snapshots that no rule keeps; the current one is kept always.
 
-        The current one is kept always, and so are those that a clone lies on. Hours, days and weeks
+        One that another machine's disk lies on is kept as well: see `held`. Hours, days and weeks
         are counted in UTC.
 
         Args:
@@ -339,15 +339,26 @@ class Snapshots:
         Raises:
             VmctlError: As from `delete`; those before are gone.
         """
-        details = backend.list_details(self._domain)
-        found = [entry.facts for entry in details]
-        kept = {*keep([(entry.name, entry.created) for entry in found], rules)}
-        kept |= merging.lies_on(self._domain, self._record(), details).keys()
+        found = self.list()
+        kept = keep([(entry.name, entry.created) for entry in found], rules)
         going = [entry.name for entry in found if entry.name not in kept and not entry.current]
+        held = self.held() if going else {}
+        going = [name for name in going if name not in held]
         if not dry_run:
             for name in going:
                 self.delete(name, progress=progress)
         return tuple(going)
+
+    def held(self) -> dict[str, tuple[str, ...]]:
+        """Return which snapshots can't be deleted, each with those whose disks lie on it.
+
+        They are named as "the machine 'web-2'", a linked clone, or "the volume 'POOL/NAME'".
+        """
+        record = self._domain.record()
+        if record is None:
+            return {}
+        found = merging.held(self._domain, record, backend.list_details(self._domain))
+        return {name: tuple(map(str, users)) for name, users in found.items()}
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes on the host of what each external snapshot holds.

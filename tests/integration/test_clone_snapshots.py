@@ -64,8 +64,18 @@ def test_what_was_frozen_and_what_is(
         assert f"the machine '{linked.name}'" in caught.value.brief
         assert f"the machine '{second.name}'" in caught.value.brief
         assert "flatten" in caught.value.hint
-        with pytest.raises(vmctl.ConflictError, match=linked.name):
+        with pytest.raises(vmctl.ConflictError, match=f"the machine '{linked.name}'") as caught:
             source.snapshots.delete(linked.name)
+        assert f"`vmctl flatten {second.name}`" in caught.value.hint
+        # Rules don't stumble over it.
+        source.snapshots.create("later")
+        rules = vmctl.Retention(last=1)
+        assert list(source.snapshots.held()) == [linked.name]
+        source.snapshots.create("last")
+        assert source.snapshots.prune(rules, dry_run=True) == ("later",)
+        assert source.snapshots.prune(rules) == ("later",)
+        source.snapshots.delete("last")
+        assert content(source) == after
         assert linked.flatten() == ("vda", "vdb")
         assert content(linked) == before
         with pytest.raises(vmctl.ConflictError, match="lies what the machine") as caught:

@@ -66,6 +66,11 @@ class Usage:
         found = [*self._users[path], *self._users[pool, volume]]
         return tuple(sorted({user for user in found if user != own}))
 
+    def owners(self, volume: VolumeUser) -> tuple[VolumeUser, ...]:
+        """Return the machines whose a volume is that itself lies on another one."""
+        pool, _, name = volume.name.partition("/")
+        return tuple(user for user in self.users(pool, name, "") if user.kind == "machine")
+
     def running(self, pool: str, volume: str, path: str) -> tuple[DiskUse, ...]:
         """Return the running machines that have the volume itself as a disk of theirs."""
         return tuple(dict.fromkeys([*self._running[path], *self._running[pool, volume]]))

@@ -50,7 +50,7 @@ def abandoned(domain: Domain, record: Record) -> tuple[Loan, ...]:
         for loan in record.lent
         if loan.claim.is_abandoned()
         and loan.snapshot in names
-        and not merging.lies_on(domain, record, [snapshots.details_of(domain, loan.snapshot)])
+        and not merging.held(domain, record, [snapshots.details_of(domain, loan.snapshot)])
     )
 
 

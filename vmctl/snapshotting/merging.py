@@ -36,7 +36,7 @@ from vmctl.snapshotting.layering import Merge, next_merge
 from vmctl.snapshotting.naming import memory_name, variables_name
 from vmctl.snapshotting.switching import led
 
-__all__ = ["delete", "lies_on", "merge", "settle"]
+__all__ = ["delete", "held", "merge", "settle"]
 
 # Longer than the merging of any disk takes.
 _CLAIM_SECONDS = 86400.0
@@ -112,28 +112,34 @@ def _work(
     return merged
 
 
-def lies_on(
-    domain: Domain, record: Record, doomed: Iterable[SnapshotDetails]
-) -> dict[str, list[VolumeUser]]:
-    """Return what lies on layers of snapshots that is not the machine's, by the snapshots."""
+def held(
+    domain: Domain, record: Record, snapshots: Iterable[SnapshotDetails]
+) -> dict[str, tuple[VolumeUser, ...]]:
+    """Return who lies on what snapshots hold: other machines, and volumes of nobody's.
+
+    Args:
+        domain: The machine.
+        record: What vmctl knows of it.
+        snapshots: Which; those that nobody else lies on are not in what is returned.
+    """
     usage = read_usage(domain.connection)
     mine = (*record.volumes, *files.made_by_others(domain, record))
     own = {f"{volume.pool}/{volume.name}" for volume in mine}
-    found: dict[str, list[VolumeUser]] = {}
-    for entry in doomed:
+    found: dict[str, tuple[VolumeUser, ...]] = {}
+    for entry in snapshots:
+        others: list[VolumeUser] = []
         for disk in entry.disks:
             try:
                 volume = at_path(domain.connection, disk.path)
             except NotFoundError:
                 continue
-            others = [
-                user
-                for user in usage.users(volume.pool, volume.name, disk.path)
-                if user.name != (domain.name if user.kind == "machine" else None)
-                and not (user.kind == "volume" and user.name in own)
-            ]
-            if others:
-                found.setdefault(entry.facts.name, []).extend(others)
+            for user in usage.users(volume.pool, volume.name, disk.path):
+                if user.kind == "volume" and user.name not in own:
+                    others += usage.owners(user) or (user,)
+                elif user.kind == "machine" and user.name != domain.name:
+                    others.append(user)
+        if others:
+            found[entry.facts.name] = tuple(sorted(set(others)))
     return found
 
 
@@ -143,11 +149,12 @@ def _refuse_clones(domain: Domain, record: Record, doomed: Iterable[SnapshotDeta
     Raises:
         ConflictError: It is so.
     """
-    for name, others in lies_on(domain, record, doomed).items():
+    for name, others in held(domain, record, doomed).items():
+        machine = next((user.name for user in others if user.kind == "machine"), "NAME")
         raise ConflictError(
             f"the snapshot '{name}' of '{domain.name}' is what "
-            f"{', '.join(map(str, dict.fromkeys(others)))} lies on",
-            hint="delete that first, or let it stand alone: `vmctl flatten`",
+            f"{', '.join(map(str, others))} lies on",
+            hint=f"delete that first, or let it stand alone: `vmctl flatten {machine}`",
         )
 
 
