@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field
 
 from vmctl.errors import SpecProblem
+from vmctl.spec.addresses import IpAddress
 from vmctl.spec.base import SpecModel
-from vmctl.spec.nic import IpAddress
 
 __all__ = ["LONGEST_PASSWORD", "GraphicsSpec", "GraphicsType"]
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from vmctl.errors import SpecProblem
+from vmctl.spec.addresses import BridgeName, InterfaceAddress, IpAddress, MacAddress
 from vmctl.spec.base import SpecModel
 from vmctl.spec.limits import BandwidthSpec
-from vmctl.spec.text import ObjectName
+from vmctl.spec.text import ObjectName, TextOrList
 
 __all__ = ["ForwardSpec", "LinkState", "NicModel", "NicSpec", "NicType", "Protocol"]
 
@@ -53,59 +53,7 @@ class Protocol(StrEnum):
     UDP = "udp"
 
 
-_MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
-_BRIDGE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
-
-
-def _mac(text: str) -> str:
-    mac = text.lower().replace("-", ":")
-    if _MAC.fullmatch(mac) is None:
-        raise ValueError(f"{text[:40]!r} is not a MAC address; write it like 52:54:00:12:34:56")
-    if int(mac[:2], 16) & 1:
-        raise ValueError(
-            f"{mac} is a multicast address; a NIC needs an even first byte, such as 52"
-        )
-    if mac == "00:00:00:00:00:00":
-        raise ValueError("a MAC address of nothing but zeros belongs to nobody")
-    return mac
-
-
-def _interface(text: str) -> str:
-    if "/" not in text:
-        raise ValueError(f"{text[:60]!r} has no prefix length; write {text[:60]}/24, for example")
-    try:
-        return str(ipaddress.ip_interface(text))
-    except ValueError:
-        raise ValueError(
-            f"{text[:60]!r} is not an IP address with its prefix length, such as 192.0.2.10/24"
-        ) from None
-
-
-def _ip(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        raise ValueError(f"{text[:60]!r} is not an IP address") from None
-
-
-def _bridge(name: str) -> str:
-    if _BRIDGE.fullmatch(name) is None or name in {".", ".."}:
-        raise ValueError(
-            f"{name[:40]!r} is not a bridge's name (at most 15 letters, digits, '-_.')"
-        )
-    return name
-
-
-def _as_list(value: Any) -> Any:
-    return () if value is None else (value,) if isinstance(value, str) else value
-
-
-MacAddress = Annotated[str, AfterValidator(_mac)]
-InterfaceAddress = Annotated[str, AfterValidator(_interface)]
-IpAddress = Annotated[str, AfterValidator(_ip)]
-_OneOrMore = BeforeValidator(_as_list, json_schema_input_type=str | list[str])
 Port = Annotated[int, Field(ge=1, le=65535)]
-BridgeName = Annotated[str, AfterValidator(_bridge)]
 
 
 class ForwardSpec(SpecModel):
@@ -137,11 +85,11 @@ class NicSpec(SpecModel):
     """The hardware that the guest sees."""
     mac: MacAddress | None = None
     """The MAC address; derived from the machine's UUID when it is not given."""
-    address: Annotated[tuple[InterfaceAddress, ...], _OneOrMore] = ()
+    address: Annotated[tuple[InterfaceAddress, ...], TextOrList] = ()
     """Static addresses with prefix length (`192.0.2.10/24`): one, or a list."""
-    gateway: Annotated[tuple[IpAddress, ...], _OneOrMore] = ()
+    gateway: Annotated[tuple[IpAddress, ...], TextOrList] = ()
     """The default route, at most one for IPv4 and one for IPv6: one, or a list."""
-    nameservers: Annotated[tuple[IpAddress, ...], _OneOrMore] = ()
+    nameservers: Annotated[tuple[IpAddress, ...], TextOrList] = ()
     """DNS servers: one, or a list."""
     dhcp: bool | None = None
     """Whether to ask for an address by DHCP; true when no static address is given."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-__all__ = ["GuestText", "HostPath", "Line", "LongLine", "ObjectName", "guest_text"]
+__all__ = ["GuestText", "HostPath", "Line", "LongLine", "ObjectName", "TextOrList", "guest_text"]
 
 # Characters that XML 1.0 can't hold (https://www.w3.org/TR/xml/#charsets), and the line breaks and
 # tabs that XML turns into spaces in an attribute.
@@ -45,6 +45,13 @@ def _object_name(name: str) -> str:
         raise ValueError(f"{name!r} is not a name: no '/', and not '.' or '..'")
     return name
 
+
+def _as_list(value: Any) -> Any:
+    return () if value is None else (value,) if isinstance(value, str) else value
+
+
+TextOrList = BeforeValidator(_as_list, json_schema_input_type=str | list[str])
+"""Lets a list of one text be written without the list."""
 
 Line = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_line)]
 """One line of at most 255 characters that XML can hold."""
