@@ -34,3 +34,14 @@ class SpecDocument(SpecModel):
         from vmctl.spec.loading import parse_mapping, validate  # noqa: PLC0415 - see load
 
         return validate(cls, parse_mapping(text, source=source), source=source)
+
+    def to_yaml(self) -> str:
+        """Write the spec as YAML: what is written in it, secrets and all, and no defaults."""
+        import yaml  # noqa: PLC0415 - see load
+
+        return yaml.safe_dump(
+            self.model_dump(mode="json", exclude_unset=True),
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=False,
+        )

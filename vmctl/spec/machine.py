@@ -192,9 +192,3 @@ class VMSpec(SpecDocument):
         from vmctl.spec.writing import without_secrets  # noqa: PLC0415 - it needs this class
 
         return without_secrets(self)
-
-    def to_yaml(self) -> str:
-        """Write the spec as YAML: what is written in it, secrets and all, and no defaults."""
-        from vmctl.spec.writing import to_yaml  # noqa: PLC0415 - it needs this class
-
-        return to_yaml(self)

@@ -6,7 +6,6 @@ import re
 from enum import StrEnum
 from typing import Annotated
 
-import yaml
 from pydantic import AfterValidator, Field
 
 from vmctl.errors import SpecProblem
@@ -206,12 +205,3 @@ class NetworkSpec(SpecDocument):
                     SpecProblem(f"dns.hosts[{index}].address", f"its names belong into {first}")
                 )
         return problems
-
-    def to_yaml(self) -> str:
-        """Write the spec as YAML: what is written in it, and no defaults."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json", exclude_unset=True),
-            sort_keys=False,
-            allow_unicode=True,
-            default_flow_style=False,
-        )

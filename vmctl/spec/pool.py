@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from vmctl.errors import SpecProblem
@@ -277,12 +276,3 @@ class PoolSpec(SpecDocument):
         if source.dir is not None and not relative and not source.dir.startswith("/"):
             problems.append(SpecProblem("source.dir", f"{source.dir} is not an absolute path"))
         return problems
-
-    def to_yaml(self) -> str:
-        """Write the spec as YAML: what is written in it, and no defaults."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json", exclude_unset=True),
-            sort_keys=False,
-            allow_unicode=True,
-            default_flow_style=False,
-        )

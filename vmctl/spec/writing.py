@@ -1,27 +1,15 @@
-"""Writing a spec: as YAML, and as a record without secrets."""
+"""Writing a spec as a record without secrets."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 if TYPE_CHECKING:
     from vmctl.spec.machine import VMSpec
 
-__all__ = ["to_yaml", "without_secrets"]
+__all__ = ["without_secrets"]
 
 _SECRET = ("user_data", "vendor_data", "network_config", "runcmd", "bootcmd")
-
-
-def to_yaml(spec: VMSpec) -> str:
-    """Write what is written in the spec."""
-    return yaml.safe_dump(
-        spec.model_dump(mode="json", exclude_unset=True),
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=False,
-    )
 
 
 def without_secrets(spec: VMSpec) -> dict[str, Any]:
