@@ -57,12 +57,21 @@ if TYPE_CHECKING:
     from vmctl.intent.differences import Difference
     from vmctl.intent.drift import Deviation
     from vmctl.intent.planning import ChangePlan
+    from vmctl.networks import NetworkInfo, NetworkLease
     from vmctl.pools import PoolInfo
     from vmctl.power import StartReport
     from vmctl.preview import Preview, preview_documents
     from vmctl.progress import Progress
     from vmctl.snapshots import Snapshot
-    from vmctl.spec import BandwidthSpec, DiskSpec, IoTuneSpec, NicSpec, PoolSpec, VMSpec
+    from vmctl.spec import (
+        BandwidthSpec,
+        DiskSpec,
+        IoTuneSpec,
+        NetworkSpec,
+        NicSpec,
+        PoolSpec,
+        VMSpec,
+    )
     from vmctl.stats import MachineStats
     from vmctl.stopping import StopDeadlines, StopReport, StopStep
     from vmctl.vm import VM
@@ -112,6 +121,9 @@ _HOMES = {
     "MachineStats": "vmctl.stats",
     "MachineSummary": "vmctl.info",
     "Memory": "vmctl.devices.memory",
+    "NetworkInfo": "vmctl.networks",
+    "NetworkLease": "vmctl.networks",
+    "NetworkSpec": "vmctl.spec",
     "NicSpec": "vmctl.spec",
     "NotFoundError": _ERRORS,
     "PermissionDeniedError": _ERRORS,
@@ -193,6 +205,9 @@ __all__ = [
     "MachineStats",
     "MachineSummary",
     "Memory",
+    "NetworkInfo",
+    "NetworkLease",
+    "NetworkSpec",
     "NicSpec",
     "NotFoundError",
     "PermissionDeniedError",

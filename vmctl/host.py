@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vmctl.guest.identity import KeyPair
     from vmctl.guest.readiness import Deadlines
     from vmctl.images import Images
+    from vmctl.networks import Networks
     from vmctl.pools import Pools
     from vmctl.progress import ProgressCallback
     from vmctl.render.facts import HostFacts
@@ -164,6 +165,13 @@ class Host:
         from vmctl.pools import Pools
 
         return Pools(self._connection)
+
+    @property
+    def networks(self) -> Networks:
+        """Its networks."""
+        from vmctl.networks import Networks
+
+        return Networks(self._connection)
 
     @property
     def volumes(self) -> Volumes:

@@ -17,6 +17,7 @@ from doc_blocks import ROOT, Block, anchors, blocks, links, pages
 import vmctl
 from vmctl.cli.context import App
 from vmctl.cli.root import root
+from vmctl.spec.document import SpecDocument
 
 PAGES = pages()
 ALL = [block for page in PAGES for block in blocks(page)]
@@ -85,7 +86,12 @@ def test_block_has_commands(block: Block) -> None:
 
 @pytest.mark.parametrize("block", YAML, ids=str)
 def test_spec_is_valid(block: Block) -> None:
-    kind = vmctl.PoolSpec if "type" in yaml.safe_load(block.text) else vmctl.VMSpec
+    written = yaml.safe_load(block.text).keys()
+    kind: type[SpecDocument] = vmctl.VMSpec
+    if "type" in written:
+        kind = vmctl.PoolSpec
+    elif written & {"ipv4", "ipv6"}:
+        kind = vmctl.NetworkSpec
     spec = kind.from_yaml(block.text, source=str(block))
     assert kind.from_yaml(spec.to_yaml()) == spec
 

@@ -76,6 +76,9 @@ _SECTIONS = {
         "image": f"{_PACKAGE}.image:image",
         "volume": f"{_PACKAGE}.volume:volume",
     },
+    "Networks": {
+        "network": f"{_PACKAGE}.network:network",
+    },
     "Specs": {
         "validate": f"{_PACKAGE}.spec:validate",
         "render": f"{_PACKAGE}.spec:render",

@@ -6,12 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import libvirt
+from lxml import etree
 
 from vmctl.errors import NotFoundError, UnsupportedError, VmctlError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 
-__all__ = ["NetworkStatus", "ensure_active", "is_active", "list_networks", "stop_unused"]
+__all__ = [
+    "NetworkStatus",
+    "ensure_active",
+    "find",
+    "is_active",
+    "list_networks",
+    "plugged_in",
+    "stop_unused",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +39,15 @@ def is_active(connection: Connection, name: str) -> bool:
         NotFoundError: There is no such network.
     """
     with calling(f"ask for the network '{name}'"):
-        return bool(_find(connection, name).isActive())
+        return bool(find(connection, name).isActive())
 
 
-def _find(connection: Connection, name: str) -> Any:
+def find(connection: Connection, name: str) -> Any:
+    """Return libvirt's own handle of a network, for this layer only.
+
+    Raises:
+        NotFoundError: There is none of that name.
+    """
     with calling(f"find the network '{name}'"):
         try:
             return connection.raw.networkLookupByName(name)
@@ -62,13 +76,14 @@ def ensure_active(connection: Connection, name: str) -> None:
         NotFoundError: There is no such network.
         UnsupportedError: It can't be started here.
     """
-    raw = _find(connection, name)
+    raw = find(connection, name)
 
     def refused(error: libvirt.libvirtError) -> VmctlError:
         return UnsupportedError(
             f"the network '{name}' is not active and can't be started",
             details=error.get_error_message() or "",
-            hint=f"start it on the host: virsh net-start {name}",
+            hint="if something on the host has its addresses or its bridge already, one of the two "
+            f"has to change; `vmctl network info {name}` shows them",
         )
 
     with calling(f"start the network '{name}'", on=refused):
@@ -84,26 +99,41 @@ def ensure_active(connection: Connection, name: str) -> None:
 def stop_unused(connection: Connection, name: str) -> None:
     """Stop the network unless something is plugged into it; one that is stopped, or gone, is so."""
     try:
-        raw = _find(connection, name)
+        raw = find(connection, name)
     except NotFoundError:
         return
     with calling(f"stop the network '{name}'"):
         try:
             # Ports are of whatever libvirt runs there: machines, containers, somebody else's too.
-            if raw.isActive() and not _has_ports(raw):
+            if raw.isActive() and not _ports(raw):
                 raw.destroy()
         except libvirt.libvirtError:
             if raw.isActive():
                 raise
 
 
-def _has_ports(raw: Any) -> bool:
+def _ports(raw: Any) -> list[Any]:
     try:
-        return bool(raw.listAllPorts())
+        return list(raw.listAllPorts())
     except libvirt.libvirtError as error:
         if is_code(error, libvirt.VIR_ERR_NO_SUPPORT):
-            return False
+            return []
         raise
+
+
+def plugged_in(connection: Connection, name: str) -> tuple[str, ...]:
+    """Return who is plugged into a network, sorted: machines that run, containers, by name.
+
+    Raises:
+        NotFoundError: There is none of that name.
+    """
+    raw = find(connection, name)
+    with calling(f"ask who is plugged into the network '{name}'"):
+        if not raw.isActive():
+            return ()
+        owners = [etree.fromstring(port.XMLDesc(0)).find("owner") for port in _ports(raw)]
+    names = {owner.findtext("name") or "" for owner in owners if owner is not None}
+    return tuple(sorted(names))
 
 
 def list_networks(connection: Connection) -> list[NetworkStatus]:

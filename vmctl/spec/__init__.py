@@ -18,6 +18,7 @@ from vmctl.spec.lifecycle import CrashAction, EndAction, PanicModel, PanicSpec
 from vmctl.spec.limits import BandwidthSpec, IoTuneSpec, RateSpec
 from vmctl.spec.machine import Accel, VMSpec
 from vmctl.spec.media import CdromSpec, FloppySpec
+from vmctl.spec.network import DnsHost, DnsSpec, MacvtapMode, NetworkMode, NetworkSpec
 from vmctl.spec.network_disk import DiskProtocol, NetworkDiskSpec
 from vmctl.spec.nic import ForwardSpec, LinkState, NicModel, NicSpec, NicType, Protocol
 from vmctl.spec.platforms import Arch
@@ -28,6 +29,7 @@ from vmctl.spec.serial import ConsoleSpec, ConsoleType, SerialSpec, SerialType
 from vmctl.spec.share import ShareDriver, ShareSpec
 from vmctl.spec.sizes import Size
 from vmctl.spec.sound import SoundModel, SoundSpec
+from vmctl.spec.subnet import DhcpRange, ReservationSpec, SubnetSpec
 from vmctl.spec.video import VideoModel, VideoSpec
 from vmctl.spec.watchdog import WatchdogAction, WatchdogModel, WatchdogSpec
 
@@ -48,6 +50,7 @@ __all__ = [
     "CpuMode",
     "CpuSpec",
     "CrashAction",
+    "DhcpRange",
     "Discard",
     "DiskBus",
     "DiskCache",
@@ -55,6 +58,8 @@ __all__ = [
     "DiskIo",
     "DiskProtocol",
     "DiskSpec",
+    "DnsHost",
+    "DnsSpec",
     "EndAction",
     "FeaturePolicy",
     "FirmwareSpec",
@@ -68,7 +73,10 @@ __all__ = [
     "InputType",
     "IoTuneSpec",
     "LinkState",
+    "MacvtapMode",
     "NetworkDiskSpec",
+    "NetworkMode",
+    "NetworkSpec",
     "NicModel",
     "NicSpec",
     "NicType",
@@ -83,6 +91,7 @@ __all__ = [
     "ProfileName",
     "Protocol",
     "RateSpec",
+    "ReservationSpec",
     "RngSpec",
     "SecretReference",
     "SerialSpec",
@@ -92,6 +101,7 @@ __all__ = [
     "Size",
     "SoundModel",
     "SoundSpec",
+    "SubnetSpec",
     "TopologySpec",
     "TpmVersion",
     "UserSpec",

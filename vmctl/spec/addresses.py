@@ -8,7 +8,14 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-__all__ = ["BridgeName", "DeviceName", "InterfaceAddress", "IpAddress", "MacAddress", "Subnet"]
+__all__ = [
+    "BridgeName",
+    "DeviceName",
+    "InterfaceAddress",
+    "IpAddress",
+    "MacAddress",
+    "SubnetOrAuto",
+]
 
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
@@ -46,6 +53,8 @@ def _ip(text: str) -> str:
 
 
 def _subnet(text: str) -> str:
+    if text == "auto":
+        return text
     try:
         whole = ipaddress.ip_interface(text).network
     except ValueError:
@@ -79,8 +88,8 @@ InterfaceAddress = Annotated[str, AfterValidator(_interface)]
 IpAddress = Annotated[str, AfterValidator(_ip)]
 """An IP address."""
 
-Subnet = Annotated[str, AfterValidator(_subnet)]
-"""An IP network with its prefix length."""
+SubnetOrAuto = Annotated[str, AfterValidator(_subnet)]
+"""An IP network with its prefix length, or ``auto``."""
 
 BridgeName = Annotated[str, AfterValidator(_bridge)]
 """The name of a bridge of the host."""

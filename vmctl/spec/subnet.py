@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Literal
 
 from vmctl.errors import SpecProblem
-from vmctl.spec.addresses import IpAddress, MacAddress, Subnet
+from vmctl.spec.addresses import IpAddress, MacAddress, SubnetOrAuto
 from vmctl.spec.base import SpecModel
 from vmctl.spec.names import HostName
 
@@ -64,7 +63,7 @@ class SubnetSpec(SpecModel):
 
     short_form = "subnet"
 
-    subnet: Subnet | Literal["auto"]
+    subnet: SubnetOrAuto
     """Its addresses (`192.0.2.0/24`), or `auto`: some that nothing on the host has."""
     gateway: IpAddress | None = None
     """The host's address in it; the first when it is not given."""

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from vmctl.spec import PoolSpec, PoolType, VMSpec
+from vmctl.spec import NetworkMode, NetworkSpec, PoolSpec, PoolType, VMSpec
 from vmctl.spec.problems import model_in
 
 POOL = Path(__file__).resolve().parents[3] / "docs" / "reference" / "pool.md"
+NETWORK = Path(__file__).resolve().parents[3] / "docs" / "reference" / "network.md"
 REFERENCE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "spec.md"
 
 
@@ -34,3 +35,8 @@ def test_the_reference_has_every_field_and_no_other() -> None:
 def test_the_reference_of_pools_has_every_field_and_every_type() -> None:
     rows = re.findall(r"^\| `([^`]+)` \|", POOL.read_text(), flags=re.MULTILINE)
     assert sorted(rows) == sorted(fields_of(PoolSpec) | set(PoolType))
+
+
+def test_the_reference_of_networks_has_every_field_and_every_mode() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \|", NETWORK.read_text(), flags=re.MULTILINE)
+    assert sorted(rows) == sorted([*fields_of(NetworkSpec), *NetworkMode])

@@ -1,0 +1,160 @@
+"""Networks: create, list, info, start, stop, delete."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from vmctl.cli.context import App, pass_app
+from vmctl.cli.lazy import LazyGroup, command
+from vmctl.cli.output import print_fields, print_table
+from vmctl.cli.specs import read_network_spec
+from vmctl.cli.streams import asks_on_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vmctl.networks import NetworkInfo, NetworkLease
+
+__all__ = ["create", "delete", "info", "list_networks", "network", "start", "stop"]
+
+network = LazyGroup(
+    "network",
+    sections={
+        "Commands": {
+            "create": f"{__name__}:create",
+            "list": f"{__name__}:list_networks",
+            "info": f"{__name__}:info",
+            "start": f"{__name__}:start",
+            "stop": f"{__name__}:stop",
+            "delete": f"{__name__}:delete",
+        }
+    },
+    help="Make, list and remove networks.",
+)
+
+_name = click.argument("name", metavar="NAME")
+
+
+def _print(found: Sequence[NetworkInfo]) -> None:
+    print_table(
+        ("NAME", "MODE", "STATE", "AUTOSTART", "BRIDGE", "SUBNETS", "MACHINES"),
+        [
+            (
+                entry.name,
+                entry.mode,
+                entry.state,
+                "yes" if entry.autostart else "no",
+                entry.bridge,
+                ", ".join(entry.subnets),
+                str(len(entry.machines)),
+            )
+            for entry in found
+        ],
+    )
+
+
+@command("create")
+@click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
+@pass_app
+def create(app: App, file: str) -> None:
+    """Make the network that the spec FILE describes, start it, and start it with the host.
+
+    FILE is YAML; - reads it from stdin. If anything fails, all of it is undone.
+    """
+    spec = read_network_spec(file)
+    with app.connect() as host:
+        made = host.networks.create(spec)
+    app.show(made, lambda: _print([made]))
+
+
+@command("list")
+@pass_app
+def list_networks(app: App) -> None:
+    """List the networks of the host, whoever made them."""
+    with app.connect() as host:
+        found = host.networks.list()
+    app.show(found, lambda: _print(found))
+
+
+def _print_one(found: NetworkInfo, leases: Sequence[NetworkLease]) -> None:
+    print_fields(
+        [
+            ("name", found.name),
+            ("uuid", found.uuid),
+            ("mode", found.mode),
+            ("state", found.state),
+            ("autostart", "yes" if found.autostart else "no"),
+            ("persistent", "yes" if found.persistent else "no"),
+            ("made by vmctl", "yes" if found.made_by_vmctl else "no"),
+            ("bridge", found.bridge),
+            ("domain", found.domain),
+            ("mtu", str(found.mtu or "")),
+            ("subnets", ", ".join(found.subnets)),
+            ("dhcp", ", ".join(found.dhcp)),
+            ("machines", ", ".join(found.machines)),
+            *(("lease", f"{lease.address} {lease.mac} {lease.name}".rstrip()) for lease in leases),
+        ]
+    )
+
+
+@command("info")
+@_name
+@pass_app
+def info(app: App, name: str) -> None:
+    """Show all that is known of the network NAME, and the addresses that its guests were given."""
+    with app.connect() as host:
+        found = host.networks.info(name)
+        leases = host.networks.leases(name)
+    data = {**asdict(found), "leases": [asdict(lease) for lease in leases]}
+    app.show(data, lambda: _print_one(found, leases))
+
+
+@command("start")
+@_name
+@pass_app
+def start(app: App, name: str) -> None:
+    """Start the network NAME. One that is active is a success."""
+    with app.connect() as host:
+        found = host.networks.start(name)
+    app.show(found, lambda: app.note(f"{name}: {found.state}"))
+
+
+@command("stop")
+@_name
+@click.option("--force", is_flag=True, help="Cut off the guests that are plugged into it.")
+@pass_app
+def stop(app: App, name: str, force: bool) -> None:
+    """Stop the network NAME, unless running guests are plugged into it.
+
+    One that is inactive is a success. It starts again with the host, or when a machine needs it.
+    """
+    with app.connect() as host:
+        found = host.networks.stop(name, force=force)
+    app.show(found, lambda: app.note(f"{name}: {found.state}"))
+
+
+@command("delete")
+@_name
+@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+@pass_app
+def delete(app: App, name: str, yes: bool) -> None:
+    """Stop and remove the network NAME, which vmctl made and no machine is on.
+
+    On a terminal it asks first.
+    """
+    with app.connect() as host:
+        host.networks.info(name)
+        deleted = (
+            yes
+            or not asks_on_terminal()
+            or click.confirm(f"Delete the network '{name}'?", err=True)
+        )
+        if deleted:
+            host.networks.delete(name)
+    app.show(
+        {"name": name, "deleted": deleted},
+        lambda: app.note(f"{name}: {'deleted' if deleted else 'kept'}"),
+    )
