@@ -26,7 +26,7 @@ from vmctl.hypervisor.names import Listed, find, list_domains
 from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import StoredVolume, list_volumes
-from vmctl.snapshotting.files import attached_below, attached_targets, made_by_others
+from vmctl.snapshotting.files import attached_below, is_file_in_pool, made_by_others
 
 __all__ = [
     "refuse_lain_on",
@@ -86,22 +86,27 @@ def refuse_unmerged(domain: Domain, record: Record) -> None:
     Raises:
         ConflictError: Snapshots froze such a volume, and the layers on top would go.
     """
-    targets = attached_targets(record)
     own = {
         open_pool(domain.connection, volume.pool).path_of(volume.name)
         for volume in record.volumes
         if volume.role is Role.DISK
     }
     for disk in domain.disks():
-        if disk.target not in targets or disk.path not in own:
+        if disk.path not in own:
             continue
         chain = [layer.path for layer in read_chain(domain.connection, disk.path, disk.format)]
-        for path in attached_below(domain, chain, own):
+        path = attached_below(domain, record, chain, own)
+        if path:
+            merges = is_file_in_pool(domain, path)
             raise ConflictError(
                 f"what '{domain.name}' wrote to {path} since its first snapshot lies in layers "
                 "that would go with it",
-                hint="delete its snapshots first, which merges them: `vmctl snapshot list "
-                f"{domain.name}`",
+                hint=f"delete its snapshots first: `vmctl snapshot list {domain.name}`; "
+                + (
+                    "that merges them"
+                    if merges
+                    else f"then detach {disk.target}: its uppermost layer stays as a volume"
+                ),
             )
 
 

@@ -9,9 +9,10 @@ import libvirt_qemu
 import pytest
 
 import vmctl
-from vmctl.hypervisor.volumes import StoredVolume
+from vmctl.hypervisor.volumes import StoredVolume, at_path
 from vmctl.render.volume import render_volume
 
+from .servers import loop_device
 from .test_backup_faults import blank_machine
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("nothing_left")]
@@ -60,3 +61,19 @@ def test_what_is_written_since_a_snapshot_is_not_lost(
     vm.disks.detach("vdb")
     vm.delete()
     assert volume.read()[:4096] == b"\x22" * 4096
+
+
+def test_what_is_written_over_a_device_stays_in_a_volume(host: vmctl.Host, tmp_path: Path) -> None:
+    vm = blank_machine(host, tmp_path)
+    with loop_device(tmp_path / "device", 1 << 20) as device:
+        vm.disks.attach(vmctl.DiskSpec(volume=device, format="raw"))
+        vm.snapshots.create("first")
+        vm.snapshots.delete("first")
+        with pytest.raises(vmctl.ConflictError, match=f"wrote to {device}") as caught:
+            vm.delete()
+        assert "then detach vdb" in caught.value.hint
+        layer = vm.disks.detach("vdb").source
+        vm.delete()
+        left = at_path(host._connection, layer)
+        assert left.facts().backing == device
+        left.delete()

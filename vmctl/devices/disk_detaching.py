@@ -14,7 +14,7 @@ from vmctl.hypervisor.metadata import OwnedVolume, Pending, Record
 from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.snapshots import list_details
 from vmctl.progress import ProgressCallback, Reporter
-from vmctl.snapshotting.files import attached_targets
+from vmctl.snapshotting.files import attached_below
 
 __all__ = ["DETACH_SECONDS", "detach_disk", "why_not_detached_live"]
 
@@ -81,7 +81,7 @@ def detach_disk(
                 raise not_live(problem)
         own = _own_volume(domain, record, disk)
         held = _snapshots_with(domain, disk)
-        if held and own is not None and target in attached_targets(record):
+        if held and own is not None and _is_attached(domain, record, disk):
             raise ConflictError(
                 f"what '{domain.name}' wrote to the volume of {target} since its snapshot "
                 f"'{held[0]}' lies in layers of the machine's",
@@ -116,6 +116,15 @@ def _own_volume(domain: Domain, record: Record, disk: AttachedDisk) -> OwnedVolu
         if open_pool(domain.connection, volume.pool).path_of(volume.name) == disk.source:
             return volume
     return None
+
+
+def _is_attached(domain: Domain, record: Record, disk: AttachedDisk) -> bool:
+    """Return whether the machine's layers lie on a volume that was there before it."""
+    own = {
+        open_pool(domain.connection, volume.pool).path_of(volume.name) for volume in record.volumes
+    }
+    chain = [layer.path for layer in read_chain(domain.connection, disk.source, "")]
+    return bool(attached_below(domain, record, chain, own))
 
 
 def _snapshots_with(domain: Domain, disk: AttachedDisk) -> list[str]:

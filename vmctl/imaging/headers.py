@@ -9,22 +9,12 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmctl.errors import ImageError
 
-__all__ = [
-    "Backing",
-    "Ends",
-    "backing_of",
-    "bitmaps_in",
-    "check",
-    "check_volume",
-    "is_fixed_vhd",
-    "kind_of",
-]
+__all__ = ["Backing", "Ends", "backing_of", "check", "check_volume", "is_fixed_vhd", "kind_of"]
 
 # What a program that probes would take a file for by its first bytes.
 _MAGIC = {
@@ -37,9 +27,6 @@ _MAGIC = {
 _QCOW2_V3_HEADER = 104
 # A header extension; and as long as a name may be, by the specification.
 _QCOW2_BACKING_FORMAT = 0xE2792ACA
-_QCOW2_BITMAPS = 0x23852875
-# The autoclear feature that says that this extension holds.
-_QCOW2_HAS_BITMAPS = 1
 _LONGEST_NAME = 1023
 _VHD_COOKIE = b"conectix"
 _VHD_FIXED, _VHD_DYNAMIC = 2, 3
@@ -113,38 +100,16 @@ def backing_of(path: Path, header: bytes) -> Backing | None:
             f"{str(path)!r} names a file underneath it, and where that name is can't be read",
             hint=_HINT_ANEW,
         )
-    form = ""
-    for kind, content in _extensions(header, version, offset):
-        if kind == _QCOW2_BACKING_FORMAT:
-            form = content.decode("utf-8", "replace")
-    return Backing(name.decode("utf-8", "surrogateescape"), form)
-
-
-def _extensions(header: bytes, version: int, end: int) -> Iterator[tuple[int, bytes]]:
     begin = struct.unpack(">I", header[100:104])[0] if version == 3 else 72
-    while begin + 8 <= min(end, len(header)):
+    form = ""
+    while begin + 8 <= min(offset, len(header)):
         kind, size = struct.unpack(">II", header[begin : begin + 8])
         if not kind:
             break
-        yield kind, header[begin + 8 : begin + 8 + size]
+        if kind == _QCOW2_BACKING_FORMAT:
+            form = header[begin + 8 : begin + 8 + size].decode("utf-8", "replace")
         begin += 8 + (size + 7) // 8 * 8
-
-
-def bitmaps_in(header: bytes) -> int:
-    """Return how many dirty bitmaps a qcow2 file keeps, by its first 64 KiB; 0 for what is none.
-
-    Those of a QEMU that runs come to be in the file when it ends.
-    """
-    if len(header) < _QCOW2_V3_HEADER or not header.startswith(_MAGIC["qcow2"]):
-        return 0
-    (version,) = struct.unpack(">I", header[4:8])
-    (autoclear,) = struct.unpack(">Q", header[88:96])
-    if version < 3 or not autoclear & _QCOW2_HAS_BITMAPS:
-        return 0
-    for kind, content in _extensions(header, version, len(header)):
-        if kind == _QCOW2_BITMAPS and len(content) >= 4:
-            return int(struct.unpack(">I", content[:4])[0])
-    return 0
+    return Backing(name.decode("utf-8", "surrogateescape"), form)
 
 
 def check_volume(name: Path, declared: str, header: bytes) -> None:

@@ -21,14 +21,12 @@ from vmctl.hypervisor.metadata import OwnedVolume, Record, Role
 from vmctl.hypervisor.snapshots import SnapshotDetails, list_details
 from vmctl.hypervisor.usage import VolumeUser, read_usage
 from vmctl.hypervisor.volumes import StoredVolume, at_path
-from vmctl.render.domain import disk_targets
 from vmctl.snapshotting.naming import memory_name, variables_name
-from vmctl.spec import VMSpec
 
 __all__ = [
     "Heads",
     "attached_below",
-    "attached_targets",
+    "is_file_in_pool",
     "look_up",
     "made_by_others",
     "owned_chain",
@@ -200,37 +198,43 @@ def sweep(domain: Domain, candidates: Iterable[OwnedVolume]) -> tuple[OwnedVolum
         gone |= free
 
 
-def attached_targets(record: Record) -> frozenset[str]:
-    """Return the disks that a person's own volumes were attached as, to be written to."""
-    spec = VMSpec.from_record(record.spec)
-    return frozenset(
-        target
-        for target, disk in zip(disk_targets(spec), spec.disks, strict=True)
-        if disk.volume is not None and not disk.read_only
-    )
-
-
-def attached_below(domain: Domain, chain: Sequence[str], own: Collection[str]) -> tuple[str, ...]:
-    """Return the attached volume underneath the layers that are the machine's own.
+def attached_below(
+    domain: Domain, record: Record, chain: Sequence[str], own: Collection[str]
+) -> str:
+    """Return the volume that a person attached, underneath layers that are the machine's own.
 
     Args:
         domain: The machine.
-        chain: The layers of that disk, the uppermost first.
+        record: What vmctl knows of it.
+        chain: The layers of a disk, the uppermost first.
         own: The paths that are the machine's own.
 
     Returns:
-        Its path; nothing where it is the uppermost, or no file in a pool.
+        Its path; empty where there is none, or it is the uppermost.
     """
-    for number, path in enumerate(chain):
-        if path in own:
-            continue
-        try:
-            pool = look_up(domain, path).pool
-        except NotFoundError:
-            return ()
-        is_file = pools.facts_of(domain.connection, pool).type in pools.FILE_POOLS
-        return (path,) if number and is_file else ()
-    return ()
+    attached = {
+        disk["volume"]
+        for disk in record.spec.get("disks") or ()
+        if disk.get("volume") and not disk.get("read_only")
+    }
+    below = [path for path in chain if path not in own]
+    if not attached or not below or below[0] == chain[0]:
+        return ""
+    # As it can be named in a spec.
+    names = {below[0]}
+    with suppress(NotFoundError):
+        found = look_up(domain, below[0])
+        names |= {found.name, f"{found.pool}/{found.name}"}
+    return below[0] if attached & names else ""
+
+
+def is_file_in_pool(domain: Domain, path: str) -> bool:
+    """Return whether a layer can be merged into what is at a path: devices stay as they are."""
+    try:
+        pool = look_up(domain, path).pool
+    except NotFoundError:
+        return False
+    return pools.facts_of(domain.connection, pool).type in pools.FILE_POOLS
 
 
 def size_of(domain: Domain, record: Record, details: SnapshotDetails) -> int:

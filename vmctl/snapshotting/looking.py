@@ -12,13 +12,11 @@ from vmctl.hypervisor import backups
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.snapshots import SnapshotDetails
 from vmctl.hypervisor.volumes import at_path
-from vmctl.imaging.headers import bitmaps_in
 from vmctl.render.facts import HostFacts
+from vmctl.snapshotting.bitmaps import HEADER, bitmaps_in
 from vmctl.snapshotting.choosing import DiskShape, MachineShape, SnapshotKind
 
 __all__ = ["drive_targets", "shape_of", "tracked_disks"]
-
-_HEADER = 64 << 10
 
 
 def shape_of(
@@ -62,7 +60,7 @@ def tracked_disks(domain: Domain) -> frozenset[str]:
         if disk.read_only or disk.format != "qcow2" or not disk.path:
             continue
         try:
-            header = at_path(domain.connection, disk.path).read(length=_HEADER)
+            header = at_path(domain.connection, disk.path).read(length=HEADER)
         except NotFoundError:
             # It is in no pool: nobody knows.
             continue

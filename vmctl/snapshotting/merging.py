@@ -189,11 +189,11 @@ def _next(domain: Domain) -> Merge | None:
         ):
             on_top.setdefault(facts.backing, set()).add(facts.path)
     heads = files.read_heads(domain).snapshots
-    attached = files.attached_targets(record)
     for target, chain in _chains(domain).items():
         # What is written to a volume that a person attached belongs into that one in the end.
-        below = files.attached_below(domain, chain, own) if target in attached else ()
-        found = next_merge(target, chain, heads=heads, on_top=on_top, own={*own, *below})
+        below = files.attached_below(domain, record, chain, own)
+        into = {below} if below and files.is_file_in_pool(domain, below) else set()
+        found = next_merge(target, chain, heads=heads, on_top=on_top, own={*own, *into})
         if found is not None:
             return found
     return None
