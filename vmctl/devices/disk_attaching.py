@@ -25,6 +25,7 @@ from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.hotplug import Scope
 from vmctl.hypervisor.metadata import Pending, Record
 from vmctl.hypervisor.pools import Pool, open_pool
+from vmctl.hypervisor.sharing import refuse_disk_in_use
 from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import at_path
 from vmctl.progress import ProgressCallback, Reporter
@@ -104,6 +105,8 @@ def attach_disk(
             sata_port=_free_sata_port(domain),
             templates=templates,
         )
+        if spec.disks[index].network is not None:
+            refuse_disk_in_use(domain, xml)
 
         def act() -> None:
             if planned.volume is not None:

@@ -19,21 +19,24 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.errors import calling, is_code
 
-__all__ = ["refuse_disks_in_use"]
+__all__ = ["refuse_disk_in_use", "refuse_disks_in_use"]
 
-_Key = tuple[str, ...]
+# libvirt may write these, or leave them out.
+_DEFAULT_PORTS = {"iscsi": "3260", "nbd": "10809"}
 
 
 @dataclass(frozen=True)
 class _Disk:
+    """A disk of a machine; ``source`` tells it from others."""
+
     target: str
-    key: _Key
+    source: tuple[str, ...]
     writes: bool
     shareable: bool
 
     def excludes(self, other: _Disk) -> bool:
         return (
-            self.key == other.key
+            self.source == other.source
             and (self.writes or other.writes)
             and not (self.shareable and other.shareable)
         )
@@ -47,12 +50,44 @@ def refuse_disks_in_use(domain: Domain) -> None:
     Raises:
         ConflictError: It names who that is.
     """
+    for own, user, other in _shared(domain, domain.xml(inactive=True)):
+        raise ConflictError(
+            f"'{domain.name}' can't be started: the machine '{user}' runs and {_doing(other)} its "
+            f"disk {own.target}",
+            details=f"it is {other.target} of '{user}': {' '.join(own.source)}",
+            hint=f"stop '{user}', or detach it there: vmctl disk detach {user} {other.target}",
+        )
+
+
+def refuse_disk_in_use(domain: Domain, disk: str) -> None:
+    """Refuse to attach a disk, which is given as XML, that another machine has that runs.
+
+    Raises:
+        ConflictError: It names who that is.
+    """
+    document = f"<domain><devices>{disk}</devices></domain>"
+    for own, user, other in _shared(domain, document):
+        raise ConflictError(
+            f"the machine '{user}' runs and {_doing(other)} {' '.join(own.source)}, as its "
+            f"{other.target}",
+            hint=f"detach it there first: vmctl disk detach {user} {other.target}",
+        )
+
+
+def _doing(disk: _Disk) -> str:
+    return "writes to" if disk.writes else "reads"
+
+
+def _shared(domain: Domain, text: str) -> Iterator[tuple[_Disk, str, _Disk]]:
+    """Yield the disks of a document that others have: which one, whose, and what it is there."""
     connection = domain.connection
-    own = list(_disks(connection, domain.xml(inactive=True)))
+    own = list(_disks(connection, text))
     with calling(f"see who uses the disks of '{domain.name}'"):
         for raw in connection.raw.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-            if raw.UUIDString() != domain.uuid:
-                _refuse_shared(domain.name, own, raw, list(_disks(connection, _xml_of(raw))))
+            if raw.UUIDString() == domain.uuid:
+                continue
+            for other in _disks(connection, _xml_of(raw)):
+                yield from ((disk, raw.name(), other) for disk in own if other.excludes(disk))
 
 
 def _xml_of(raw: Any) -> str:
@@ -64,45 +99,37 @@ def _xml_of(raw: Any) -> str:
         raise
 
 
-def _refuse_shared(name: str, own: list[_Disk], raw: Any, theirs: list[_Disk]) -> None:
-    for disk in own:
-        other = next((entry for entry in theirs if entry.excludes(disk)), None)
-        if other is not None:
-            user, doing = raw.name(), "writes to" if other.writes else "reads"
-            raise ConflictError(
-                f"'{name}' can't be started: the machine '{user}' runs and {doing} its disk "
-                f"{disk.target}",
-                details=f"it is {other.target} of '{user}': {disk.key[-1]}",
-                hint=f"stop '{user}', or detach it there: vmctl disk detach {user} {other.target}",
-            )
-
-
 def _disks(connection: Connection, text: str) -> Iterator[_Disk]:
     for node in etree.fromstring(text).findall("devices/disk"):
         source, target = node.find("source"), node.find("target")
-        key = () if source is None else _key_of(connection, source)
-        if key and target is not None:
+        found = () if source is None else _source_of(connection, source)
+        if found and target is not None:
             yield _Disk(
                 target=target.get("dev", ""),
-                key=key,
+                source=found,
                 writes=node.find("readonly") is None,
                 shareable=node.find("shareable") is not None,
             )
 
 
-def _key_of(connection: Connection, source: etree._Element) -> _Key:
-    """Return what tells a disk from others, a path or a server's name of it at the end."""
+def _source_of(connection: Connection, source: etree._Element) -> tuple[str, ...]:
     path = source.get("file") or source.get("dev")
     if path:
-        return ("path", path)
+        return (path,)
     pool, volume = source.get("pool"), source.get("volume")
     if pool and volume:
         # Whoever made that machine wrote it so. What can't be found isn't in use.
         with suppress(libvirt.libvirtError):
             found = connection.raw.storagePoolLookupByName(pool).storageVolLookupByName(volume)
-            return ("path", str(found.path()))
+            return (str(found.path()),)
         return ()
-    if source.get("protocol"):
-        servers = [f"{host.get('name')}:{host.get('port')}" for host in source.findall("host")]
-        return (source.get("protocol", ""), *sorted(servers), source.get("name", ""))
-    return ()
+    protocol = source.get("protocol")
+    if not protocol:
+        return ()
+    servers = sorted(_server(protocol, host) for host in source.findall("host"))
+    return (protocol, *servers, source.get("name", ""))
+
+
+def _server(protocol: str, host: etree._Element) -> str:
+    port = host.get("port") or _DEFAULT_PORTS.get(protocol, "")
+    return host.get("socket") or f"{host.get('name')}:{port}"
