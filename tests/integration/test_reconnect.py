@@ -130,21 +130,24 @@ def test_a_host_that_falls_silent_is_given_up(
     relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody closes the connection; calls end nevertheless, and handles recover."""
-    monkeypatch.setattr("vmctl.hypervisor.connection._KEEPALIVE_SECONDS", 1)
-    monkeypatch.setattr("vmctl.hypervisor.connection._KEEPALIVE_COUNT", 1)
+    monkeypatch.setattr("vmctl.hypervisor.connection._KEEPALIVE_SECONDS", 2)
+    monkeypatch.setattr("vmctl.hypervisor.connection._KEEPALIVE_COUNT", 2)
     monkeypatch.setattr("vmctl.hypervisor.connection._OPENING_SECONDS", 1.0)
     with vmctl.connect(f"qemu+unix:///system?socket={tmp_path / 'sock'}") as other:
         assert other.list() is not None
         relay.hold()
-        # The first call meets the connection that is there, the second one has none to be had.
-        for _ in range(2):
+        # The first call meets the connection that is there, others have none to be had.
+        for _ in range(3):
             begin = time.monotonic()
             with pytest.raises(vmctl.HostUnavailableError) as caught:
                 other.list()
             assert caught.value.hint
             assert time.monotonic() - begin < 20
+        assert [thread.name for thread in threading.enumerate()].count("vmctl-opening") == 1
+        monkeypatch.undo()
         relay.let_go()
         assert other.list() is not None
+        assert "vmctl-opening" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_host_that_went_away_is_one_clear_error(relay: Relay, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from vmctl.errors import HostUnavailableError, PermissionDeniedError, VmctlError
 from vmctl.hypervisor import eventloop
 from vmctl.hypervisor.errors import calling, translate
 from vmctl.hypervisor.events import EventHub, Listener, Signal
-from vmctl.hypervisor.opening import open_within
+from vmctl.hypervisor.opening import Opening
 
 __all__ = ["Connection", "outlasting"]
 
@@ -46,6 +46,7 @@ class Connection:
         self.events = EventHub()
         self._lock = threading.RLock()
         self._raw: Any = None
+        self._opening: Opening | None = None
         self._callbacks: list[int] = []
         self._more: list[int] = []
         self._wired = False
@@ -54,13 +55,14 @@ class Connection:
         try:
             self._open(_FIRST_OPENING_SECONDS)
         except BaseException:
+            self._give_up_opening()
             eventloop.release()
             self._closed = True
             raise
 
     def _open(self, seconds: float) -> None:
         try:
-            raw = open_within(self.uri, seconds)
+            raw = self._opened(seconds)
         except libvirt.libvirtError as error:
             raise _not_reached(error, self.uri) from error
         with calling(f"set up the connection to {self.uri}"):
@@ -82,6 +84,24 @@ class Connection:
                 raise
         self._raw, self._wired = raw, wired
         self.events.opened()
+
+    def _opened(self, seconds: float) -> Any:
+        # Where the host hangs, whoever asks again waits for the attempt that there is: otherwise
+        # each would leave a thread, and a socket. One that has failed since says nothing of now.
+        if self._opening is None or self._opening.failed:
+            self._opening = Opening(self.uri)
+        try:
+            raw = self._opening.wait(seconds)
+        except libvirt.libvirtError:
+            self._opening = None
+            raise
+        self._opening = None
+        return raw
+
+    def _give_up_opening(self) -> None:
+        if self._opening is not None:
+            self._opening.give_up()
+            self._opening = None
 
     def _on_close(self, raw: Any, _reason: int, _opaque: None) -> None:
         # Called in libvirt's thread. An older connection may still be on its way out.
@@ -158,6 +178,7 @@ class Connection:
             if self._closed:
                 return
             self._closed = True
+            self._give_up_opening()
             self._drop()
             self.events.closed()
         eventloop.release()

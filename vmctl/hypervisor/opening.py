@@ -10,11 +10,15 @@ import libvirt
 
 from vmctl.errors import HostUnavailableError
 
-__all__ = ["open_within"]
+__all__ = ["Opening", "open_within"]
 
 
-class _Opening:
-    """An attempt in a thread of its own; what it opens after it was given up, it closes again."""
+class Opening:
+    """An attempt, in a thread of its own, which ends when the host answers or is gone.
+
+    Args:
+        uri: A libvirt URI.
+    """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -34,42 +38,54 @@ class _Opening:
         with self._lock:
             self._raw, self._error = raw, failure
             unwanted = self._given_up
-        if unwanted and raw is not None:
+        if unwanted:
+            self._close()
+
+    def _close(self) -> None:
+        with self._lock:
+            raw, self._raw = self._raw, None
+        if raw is not None:
             with suppress(libvirt.libvirtError):
                 raw.close()
 
+    @property
+    def failed(self) -> bool:
+        """Whether it came to nothing."""
+        with self._lock:
+            return self._error is not None
+
     def wait(self, seconds: float) -> Any:
-        """Return the connection; None where it was not there in time, and is given up."""
-        try:
-            self._thread.join(seconds)
-        finally:
-            # Whoever waits may be interrupted.
-            with self._lock:
-                self._given_up = self._raw is None and self._error is None
-        if self._error is not None:
-            raise self._error
-        return self._raw
+        """Return the ``virConnect``, when it is there.
 
-
-def open_within(uri: str, seconds: float) -> Any:
-    """Open a connection.
-
-    Args:
-        uri: A libvirt URI.
-        seconds: How long it may take.
-
-    Returns:
-        The ``virConnect``.
-
-    Raises:
-        libvirt.libvirtError: Nobody answers there, or somebody refuses.
-        HostUnavailableError: Somebody is there, and says nothing for so long.
-    """
-    raw = _Opening(uri).wait(seconds)
-    if raw is None:
+        Raises:
+            libvirt.libvirtError: Nobody answers there, or somebody refuses.
+            HostUnavailableError: Somebody is there, and says nothing for so long; it can be waited
+                for again.
+        """
+        self._thread.join(seconds)
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if self._raw is not None:
+                return self._raw
         raise HostUnavailableError(
-            f"the hypervisor at {uri} did not answer within {seconds:g} s",
+            f"the hypervisor at {self._uri} did not answer within {seconds:g} s",
             hint="its libvirtd hangs, or what is between here and there drops what is sent: try "
             "again, and restart libvirtd there",
         )
-    return raw
+
+    def give_up(self) -> None:
+        """Close what is opened after all."""
+        with self._lock:
+            self._given_up = True
+        self._close()
+
+
+def open_within(uri: str, seconds: float) -> Any:
+    """Open a connection; see `Opening.wait`."""
+    opening = Opening(uri)
+    try:
+        return opening.wait(seconds)
+    except BaseException:
+        opening.give_up()
+        raise
