@@ -305,6 +305,16 @@ def until_agent(vm: vmctl.VM, seconds: float = 120.0) -> str:
     return ask() if said is None else said
 
 
+def in_a_moment(vm: vmctl.VM, command: str) -> None:
+    """Let a guest do what ends its agent, a moment after that has answered.
+
+    On a busy machine the moment may be over before the answer is asked for. Whether it was done is
+    for the caller to see.
+    """
+    with contextlib.suppress(vmctl.GuestUnreachableError):
+        vm.run(f"(usleep 300000; {command}) </dev/null >/dev/null 2>&1 &", check=True)
+
+
 def boots(vm: vmctl.VM) -> int:
     """Return how often the micro guest came up so far, by its console."""
     return vm.console_log().count("micro: ready")

@@ -23,7 +23,15 @@ from vmctl import dumping
 from vmctl.errors import ConflictError, ResourceError, UsageError, WrongStateError
 from vmctl.hypervisor import private
 
-from .conftest import boots, libvirtd_pid, libvirts_state, pool_volumes, until_agent, until_booted
+from .conftest import (
+    boots,
+    in_a_moment,
+    libvirtd_pid,
+    libvirts_state,
+    pool_volumes,
+    until_agent,
+    until_booted,
+)
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -66,7 +74,7 @@ def until_state(host: vmctl.Host, vm: vmctl.VM, *wanted: int) -> int:
 
 def crash(vm: vmctl.VM) -> None:
     """Let the guest's kernel panic, a moment after the agent has answered."""
-    vm.run("(usleep 300000; echo c >/proc/sysrq-trigger) </dev/null >/dev/null 2>&1 &", check=True)
+    in_a_moment(vm, "echo c >/proc/sysrq-trigger")
 
 
 def put_marker(vm: vmctl.VM) -> bytes:

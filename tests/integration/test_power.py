@@ -27,6 +27,7 @@ from .conftest import (
     SpecMaker,
     boots,
     enter_host,
+    in_a_moment,
     libvirtd_pid,
     libvirts_state,
     until_agent,
@@ -96,7 +97,7 @@ def test_a_power_off_of_the_guests_own_does_what_the_spec_says(
 ) -> None:
     count = boots(vm)
     # It ends the agent that was asked.
-    vm.run("(usleep 300000; poweroff) </dev/null >/dev/null 2>&1 &", check=True)
+    in_a_moment(vm, "poweroff")
     until_booted(host, vm, count + 1)
     assert libvirts_state(host, vm) == RUNNING
     start_afresh(vm)
@@ -104,7 +105,7 @@ def test_a_power_off_of_the_guests_own_does_what_the_spec_says(
 
 def silence(vm: vmctl.VM, programs: str) -> None:
     """Stop programs of the guest's, its agent among them, a moment after that has answered."""
-    vm.run(f"(usleep 300000; killall -STOP {programs}) </dev/null >/dev/null 2>&1 &", check=True)
+    in_a_moment(vm, f"killall -STOP {programs}")
     deadline = time.monotonic() + 60
     while Agent(vm._domain).answers():
         assert time.monotonic() < deadline
