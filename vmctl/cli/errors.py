@@ -39,8 +39,8 @@ __all__ = [
 
 # sysexits has no word for it; shells report 128 + n for a process that signal n ended.
 _SIGNALLED = 128
-# Longer than any callback of libvirt's takes.
-_CALLBACK_SECONDS = 0.1
+# Longer than any callback of libvirt's, or the end of one of its handles, takes.
+_LOST_SECONDS = 0.1
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BUG = "this is a bug in vmctl: run it again with --debug, and report what it prints"
 # The import's name to the package's, and what it is needed for.
@@ -96,9 +96,9 @@ class _Signals:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle one; called by Python in the main thread, between any two of its steps."""
         self.asked = self.asked or number
-        if _in_callback(frame):
-            # libvirt would print what is raised there, and go on. So it comes once more.
-            again = threading.Timer(_CALLBACK_SECONDS, _send, (number,))
+        if _would_be_lost(frame):
+            # It would be printed, and what was to be ended would go on. So it comes once more.
+            again = threading.Timer(_LOST_SECONDS, _send, (number,))
             again.daemon = True
             again.start()
             return
@@ -121,10 +121,17 @@ class _Signals:
 _signals = _Signals()
 
 
-def _in_callback(frame: FrameType | None) -> bool:
-    """Return whether libvirt called Python there, as it does when a connection breaks."""
+def _would_be_lost(frame: FrameType | None) -> bool:
+    """Return whether nobody hears what is raised there.
+
+    That is so where libvirt called Python, as it does when a connection breaks, and while an object
+    is finalized, as each handle of libvirt's is when it was used.
+    """
     while frame is not None:
-        if frame.f_globals.get("__name__") == "libvirt" and "_dispatch" in frame.f_code.co_name:
+        name = frame.f_code.co_name
+        if name == "__del__" or (
+            frame.f_globals.get("__name__") == "libvirt" and "_dispatch" in name
+        ):
             return True
         frame = frame.f_back
     return False
@@ -235,11 +242,16 @@ def _usage(error: click.ClickException) -> UsageError:
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    """Return a signal in the place of what it did to the connection.
+    """Return a signal in the place of what it did to the connection, or to a lock.
 
-    Ctrl-C on a terminal ends the ssh that a connection goes through as well.
+    Ctrl-C on a terminal ends the ssh that a connection goes through as well. And between the moment
+    at which a condition gives up its lock and that at which it begins to wait, a signal leaves the
+    lock released, which the next one to release it complains of.
     """
-    if isinstance(error, HostUnavailableError) and _signals.asked is not None:
+    if _signals.asked is None:
+        return error
+    of_a_lock = type(error) is RuntimeError and isinstance(error.__context__, Interrupted)
+    if of_a_lock or isinstance(error, HostUnavailableError):
         interrupted = Interrupted(_signals.asked)
         interrupted.__cause__ = error
         return interrupted

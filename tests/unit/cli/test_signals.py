@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -91,6 +92,39 @@ def test_one_that_comes_in_a_callback_of_libvirts_comes_again() -> None:
     call()
     with pytest.raises(Interrupted):
         threading.Event().wait(30)
+
+
+def test_one_that_comes_while_an_object_is_finalized_comes_again() -> None:
+    class Handle:
+        def __del__(self) -> None:
+            ctrl_c()
+
+    handle = Handle()
+    with warnings.catch_warnings():
+        # What is raised in there is told of, and goes nowhere.
+        warnings.simplefilter("error")
+        del handle
+    with pytest.raises(Interrupted):
+        threading.Event().wait(30)
+
+
+def test_one_that_comes_between_a_lock_and_its_wait_is_an_interruption(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def wait() -> None:
+        condition = threading.Condition()
+        with condition:
+            condition.release()
+            ctrl_c()
+
+    assert guarded(wait, debug=lambda: False) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+    def fail() -> None:
+        raise RuntimeError("of another kind")
+
+    assert guarded(fail, debug=lambda: False) == 1
+    assert "internal error" in capsys.readouterr().err
 
 
 def test_a_connection_that_ctrl_c_broke_is_an_interruption(
