@@ -311,6 +311,29 @@ def test_a_raw_disk_is_backed_up_in_full_each_time(
     vm.delete()
 
 
+def test_a_host_without_checkpoints_makes_full_ones_and_says_so(
+    host: vmctl.Host, vm: vmctl.VM, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = libvirt.virDomain.backupBegin
+
+    def refuse(domain: Any, xml: str, checkpoint: str | None, flags: int = 0) -> Any:
+        # As a libvirt answers whose QEMU is too old for them.
+        if checkpoint is not None:
+            text = "cannot create checkpoint while incremental backup is not supported"
+            error = libvirt.libvirtError(text)
+            error.err = (libvirt.VIR_ERR_OPERATION_UNSUPPORTED, 10, text, 2, None, None, None, 0, 0)
+            raise error
+        return begin(domain, xml, checkpoint, flags)
+
+    monkeypatch.setattr(libvirt.virDomain, "backupBegin", refuse)
+    made = [vm.backup(folder) for _ in range(2)]
+    assert [entry.kind for entry in made] == ["full", "full"]
+    assert [entry.why for entry in made] == ["this host keeps no checkpoints of its disks"] * 2
+    assert kinds(folder) == [("full", "")] * 2
+    assert [entry.problem for entry in vmctl.Backups(folder).verify()] == ["", ""]
+    assert checkpoints(host, vm, folder) == []
+
+
 def test_nobody_reads_the_stream(host: vmctl.Host, vm: vmctl.VM) -> None:
     reader, writer = os.pipe()
     os.close(reader)
