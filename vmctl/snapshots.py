@@ -340,7 +340,7 @@ class Snapshots:
             VmctlError: As from `delete`; those before are gone.
         """
         found = self.list()
-        kept = keep([(entry.name, entry.created) for entry in found], rules)
+        kept = keep([(entry.name, entry.created) for entry in found], rules, in_order=True)
         going = [entry.name for entry in found if entry.name not in kept and not entry.current]
         held = self.held() if going else {}
         going = [name for name in going if name not in held]

@@ -223,7 +223,13 @@ class _Ladder:
         presses = 0
         while time.monotonic() < until:
             self._phase.update("pressing its power button")
-            self._press_once()
+            try:
+                self._press_once()
+            except VmctlError:
+                # It may be going off just now, which is seen a little later.
+                soon = min(until, time.monotonic() + _LEAST_SECONDS)
+                if not signal.wait_for(self._is_off, deadline=soon):
+                    raise
             presses += 1
             deadline = min(until, time.monotonic() + _PRESS_AGAIN_SECONDS)
             if signal.wait_for(self._is_off, deadline=deadline):
@@ -233,11 +239,7 @@ class _Ladder:
         return False
 
     def _press_once(self) -> None:
-        try:
-            self._domain.shutdown()
-        except VmctlError:
-            if self._domain.is_active():
-                raise
+        self._domain.shutdown()
 
     def pull_the_plug(self) -> StopReport:
         """End it by force."""

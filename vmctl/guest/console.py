@@ -8,7 +8,7 @@ from vmctl.errors import NotFoundError, VmctlError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.growing import older_parts
 from vmctl.hypervisor.metadata import OwnedVolume, Record, Role
-from vmctl.hypervisor.pools import open_pool
+from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.hypervisor.volumes import StoredVolume
 
 __all__ = ["clean", "clean_text", "console_log", "console_tail", "log_volume"]
@@ -37,7 +37,17 @@ def console_log(connection: Connection, record: Record, *, older: bool = False) 
     volume = log_volume(record)
     pool = open_pool(connection, volume.pool)
     parts = [volume.name, *(older_parts(pool, volume.name) if older else ())]
-    return clean(b"".join(StoredVolume.of(pool, name).read() for name in reversed(parts)))
+    return clean(b"".join(_read(pool, name) for name in reversed(parts)))
+
+
+def _read(pool: Pool, name: str) -> bytes:
+    volume = StoredVolume.of(pool, name)
+    try:
+        return volume.read()
+    except NotFoundError:
+        # libvirt looked through the pool just when virtlogd had put the full log aside.
+        pool.refresh()
+        return volume.read()
 
 
 def log_volume(record: Record) -> OwnedVolume:

@@ -160,7 +160,24 @@ def list_details(domain: Domain, *, secure: bool = False) -> list[SnapshotDetail
                 # It went away between the list and the look.
                 if not is_code(error, libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT):
                     raise
-    return sorted(found, key=lambda entry: (entry.facts.created, entry.facts.name))
+    depths = _depths({entry.facts.name: entry.facts.parent for entry in found})
+
+    def age(entry: SnapshotDetails) -> tuple[datetime, int, str]:
+        # libvirt counts in seconds: of two in one, that which the other was taken after is older.
+        return entry.facts.created, depths[entry.facts.name], entry.facts.name
+
+    return sorted(found, key=age)
+
+
+def _depths(parents: dict[str, str]) -> dict[str, int]:
+    """Return how many snapshots each was taken after, by its line of parents."""
+    depths = {}
+    for name in parents:
+        line = [name]
+        while (parent := parents.get(line[-1], "")) in parents and parent not in line:
+            line.append(parent)
+        depths[name] = len(line)
+    return depths
 
 
 def details_of(domain: Domain, name: str, *, secure: bool = False) -> SnapshotDetails:
