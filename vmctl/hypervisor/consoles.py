@@ -312,9 +312,11 @@ class ConsoleStream:
             raw, stream = self._raw, self._stream
             self._closed = True
             self._changed.notify_all()
+        # A host that waits for a guest which does not read hears nothing either: a send is stuck,
+        # or the end of the stream would be. A connection that is to be kept alive then is given up
+        # at once. And all of it may be gone already, with nobody left to tell.
         self._end_writer(raw)
-        # All of it may be gone already, and there is nobody left to tell.
-        for call in (stream.eventRemoveCallback, stream.abort):
+        for call in (stream.eventRemoveCallback, lambda: raw.setKeepAlive(1, 1), stream.abort):
             with suppress(libvirt.libvirtError):
                 call()
         self._stream = self._raw = None
@@ -334,8 +336,6 @@ class ConsoleStream:
             return
         writer.join(_JOIN_SECONDS)
         if writer.is_alive():
-            # It is stuck in a send, since the guest does not read. Neither does the host then, so
-            # that a connection that is to be kept alive is given up at once, and the send with it.
             with suppress(libvirt.libvirtError):
                 raw.setKeepAlive(1, 1)
             writer.join()
