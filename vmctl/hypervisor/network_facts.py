@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import libvirt
 from lxml import etree
@@ -17,6 +18,8 @@ from vmctl.hypervisor.networks import find
 from vmctl.render.network import recorded_spec
 
 __all__ = ["Lease", "NetworkFacts", "facts_of", "leases_of", "list_facts", "subnets_of"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +90,28 @@ def facts_of(connection: Connection, name: str) -> NetworkFacts:
 def list_facts(connection: Connection) -> list[NetworkFacts]:
     """Return every network, sorted by name."""
     guests = _guests(connection)
-    found = []
-    with calling("list the networks"):
-        for raw in connection.raw.listAllNetworks(0):
-            try:
-                found.append(_read(raw, guests))
-            except libvirt.libvirtError as error:
-                if not is_code(error, libvirt.VIR_ERR_NO_NETWORK):
-                    raise
+    found = _of_each(connection, lambda raw: _read(raw, guests))
     return sorted(found, key=lambda facts: facts.name)
 
 
 def subnets_of(connection: Connection) -> dict[str, tuple[str, ...]]:
-    """Return the subnets of every network, by its name."""
-    return {facts.name: facts.subnets for facts in list_facts(connection)}
+    """Return the subnets of every network, by its name, without a look at the machines."""
+    return dict(
+        _of_each(connection, lambda raw: (raw.name(), _subnets(etree.fromstring(raw.XMLDesc(0)))))
+    )
+
+
+def _of_each(connection: Connection, read: Callable[[Any], T]) -> list[T]:
+    """Return what is read of each network; one that goes meanwhile is left out."""
+    found = []
+    with calling("list the networks"):
+        for raw in connection.raw.listAllNetworks(0):
+            try:
+                found.append(read(raw))
+            except libvirt.libvirtError as error:
+                if not is_code(error, libvirt.VIR_ERR_NO_NETWORK):
+                    raise
+    return found
 
 
 def leases_of(connection: Connection, name: str) -> list[Lease]:
@@ -156,11 +167,6 @@ def _definitions(domain: Any) -> list[str]:
 
 def _read(raw: Any, guests: dict[str, set[str]]) -> NetworkFacts:
     root = etree.fromstring(raw.XMLDesc(0))
-    subnets = [
-        ipaddress.ip_interface(f"{node.get('address')}/{_prefix(node)}").network
-        for node in root.iterfind("ip")
-        if node.get("address")
-    ]
     persistent = bool(raw.isPersistent())
     mtu = root.find("mtu")
     domain = root.find("domain")
@@ -176,11 +182,19 @@ def _read(raw: Any, guests: dict[str, set[str]]) -> NetworkFacts:
         bridge=_bridge(root),
         domain="" if domain is None else domain.get("name", ""),
         mtu=0 if mtu is None else int(mtu.get("size", "0")),
-        subnets=tuple(map(str, subnets)),
+        subnets=_subnets(root),
         dhcp=tuple(
             f"{node.get('start')}-{node.get('end')}" for node in root.iterfind("ip/dhcp/range")
         ),
         machines=tuple(sorted(guests.get(raw.name(), ()))),
+    )
+
+
+def _subnets(root: etree._Element) -> tuple[str, ...]:
+    return tuple(
+        str(ipaddress.ip_interface(f"{node.get('address')}/{_prefix(node)}").network)
+        for node in root.iterfind("ip")
+        if node.get("address")
     )
 
 
