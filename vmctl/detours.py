@@ -18,6 +18,7 @@ from vmctl.hypervisor import hotplug, networks, snapshots
 from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.lost_backups import refuse_lost
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record
 from vmctl.progress import being_undone
 
@@ -118,6 +119,7 @@ def begin(
 
     Raises:
         ConflictError: Somebody is at work on it, or has been since it was looked at.
+        WrongStateError: libvirt lost a backup of it, and can't begin anything else.
     """
     with changing(domain) as record:
         if seen is not None and not seen.is_still(look(domain)):
@@ -125,6 +127,7 @@ def begin(
                 f"somebody else changed, started or stopped '{domain.name}' in the same moment",
                 hint="nothing was done; look at it, and try again",
             )
+        refuse_lost(domain)
         woken = wakes and not domain.is_active()
         volumes = tuple(dict.fromkeys((*record.volumes, *makes)))
         domain.update_record(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -18,6 +19,7 @@ from xdist.scheduler import Scheduling
 
 import vmctl
 from vmctl.hypervisor import private
+from vmctl.hypervisor.connection import outlasting
 
 from . import scheduling
 from .legacy_guest import legacy_spec
@@ -271,16 +273,28 @@ def owned_in(folder: Path, pattern: str, uid: int) -> list[Path]:
 
 def libvirtd_pid(private_host: private.PrivateHost) -> int:
     """Return the process of a private host's libvirtd, which is started again when it ends."""
+    return process_of(private_host, "libvirtd")
+
+
+def process_of(private_host: private.PrivateHost, program: str, *, of: str = "") -> int:
+    """Return the process of a private host that runs a program, with a word in its arguments."""
     namespace = private_host.network_namespace
     assert namespace is not None
     init = namespace.parts[2]
     children = Path(f"/proc/{init}/task/{init}/children").read_text(encoding="ascii").split()
-    (found,) = [pid for pid in children if _program(pid) == "libvirtd"]
+    (found,) = [pid for pid in children if _told(pid, "comm") == program and of in _told(pid)]
     return int(found)
 
 
-def _program(pid: str) -> str:
-    return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+def forget_lost(private_host: private.PrivateHost, vm: vmctl.VM) -> None:
+    """Do what users are told to do where libvirt has lost a backup: the machine is off then."""
+    vm.stop(timeout=0, force=True)
+    os.kill(libvirtd_pid(private_host), signal.SIGKILL)
+    outlasting(lambda: vm.state)
+
+
+def _told(pid: str, file: str = "cmdline") -> str:
+    return Path(f"/proc/{pid}/{file}").read_text(encoding="utf-8", errors="replace").strip()
 
 
 def until_agent(vm: vmctl.VM, seconds: float = 120.0) -> str:

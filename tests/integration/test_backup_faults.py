@@ -24,7 +24,7 @@ from vmctl.backing_up import taking
 from vmctl.backing_up.target import Target
 from vmctl.hypervisor import backups, private
 
-from .conftest import libvirtd_pid, pool_volumes
+from .conftest import forget_lost, libvirtd_pid, pool_volumes, process_of
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("nothing_left")]
 
@@ -220,6 +220,54 @@ def test_libvirtd_is_restarted_in_the_middle(
     assert raw(host, large).state() == state
     assert kinds(folder) == ([("full", "")] if raised is None else [])
     assert len(checkpoints(host, large, folder)) == len(kinds(folder))
+
+
+def test_libvirtd_is_killed_while_a_backup_begins(
+    private_host: private.PrivateHost,
+    host: vmctl.Host,
+    vm: vmctl.VM,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """libvirt then waits for its end until QEMU ends, which is said at once."""
+    qemu = process_of(private_host, "qemu-system-x86", of=f"guest={vm.name},")
+    begin = backups.begin
+
+    def kill() -> None:
+        # Nearly all that can be asked is asked of QEMU, and waits for it as well.
+        other = libvirt.open(private_host.uri)
+        domain = other.lookupByUUIDString(vm.uuid)
+        while domain.controlInfo()[0] != libvirt.VIR_DOMAIN_CONTROL_JOB:
+            assert time.monotonic() < deadline
+        os.kill(libvirtd_pid(private_host), signal.SIGKILL)
+
+    def begins(*args: Any, **options: Any) -> Any:
+        os.kill(qemu, signal.SIGSTOP)
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            return begin(*args, **options)
+        finally:
+            killer.join()
+            os.kill(qemu, signal.SIGCONT)
+
+    deadline = time.monotonic() + 60
+    with monkeypatch.context() as patched:
+        patched.setattr(backups, "begin", begins)
+        with pytest.raises(vmctl.VmctlError):
+            vm.backup(folder)
+    assert kinds(folder) == []
+
+    with pytest.raises(vmctl.WrongStateError, match="waits for ever") as caught:
+        vm.backup(folder)
+    assert "stop it, restart libvirtd" in caught.value.hint
+    with pytest.raises(vmctl.WrongStateError, match="waits for ever"):
+        vm.snapshots.create("new")
+    assert vm.state == "running"
+    forget_lost(private_host, vm)
+    vm.start()
+    assert vm.backup(folder).kind == "full"
+    assert kinds(folder) == [("full", "")]
 
 
 def test_two_at_once(

@@ -18,8 +18,9 @@ import pytest
 
 import vmctl
 from vmctl.hypervisor import private
+from vmctl.hypervisor.lost_backups import has_lost
 
-from .conftest import pool_volumes
+from .conftest import forget_lost, pool_volumes
 from .striking import Arena, Tiny, chosen
 from .test_snapshot_faults import run_of
 
@@ -245,6 +246,9 @@ class Round:
     def _go_on(self, machine: vmctl.VM, *, closely: bool) -> None:
         """See that all of it boots and can be gone back to, and leave nothing."""
         tiny, vm = self.tiny, self.tiny.vm
+        if has_lost(vm._domain):
+            forget_lost(self.arena.private_host, vm)
+            vm.start()
         if self.verb == "flatten":
             tiny.boots(machine)
             machine.delete()

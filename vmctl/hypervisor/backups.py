@@ -44,6 +44,8 @@ _UNSUPPORTED = (
 _OPERATION = "operation"
 # That a QEMU that is about to end may be there without an answer; libvirt kills it before that.
 _LONGEST_END_SECONDS = 60.0
+# That libvirt may call a backup under way for which QEMU has no job: it hears of one thing later.
+_LONGEST_IDLE_SECONDS = 5.0
 
 
 class Refusal(StrEnum):
@@ -146,33 +148,64 @@ def await_end(domain: Domain, *, seconds: float, tell: Callable[[Job], None]) ->
         WrongStateError: The machine went off before it was done.
         HypervisorError: QEMU can't be asked, and doesn't end.
     """
-    ends_since: float | None = None
+    watch = _Watch(domain, tell)
+    with domain.connection.events.listening(domain.uuid) as heard:
+        return heard.wait_for(watch.ended, deadline=time.monotonic() + seconds, recheck=0.2)
 
-    def ended() -> Job | None:
-        nonlocal ends_since
+
+class _Watch:
+    """What was seen of a backup under way, and since when it is strange."""
+
+    def __init__(self, domain: Domain, tell: Callable[[Job], None]) -> None:
+        self._domain = domain
+        self._tell = tell
+        self._ends_since: float | None = None
+        self._idle_since: float | None = None
+
+    def ended(self) -> Job | None:
+        """Return how it ended; None if it has not."""
         failure: HypervisorError | None = None
         try:
-            job = outlasting(lambda: _job_of(domain))
+            job = outlasting(lambda: _job_of(self._domain))
             if not job.ended:
-                ends_since = None
-                tell(job)
-                return None
+                self._ends_since = None
+                self._tell(job)
+                return self._lost(job)
             # QEMU cancels what it is at before it ends, which libvirt notices later.
-            if job.succeeded or not _is_ending(domain):
+            if job.succeeded or not _is_ending(self._domain):
                 return job
         except HypervisorError as error:
             # A QEMU that is about to end can't be asked; soon it is gone.
             failure = error
         now = time.monotonic()
-        ends_since = ends_since or now
-        if now - ends_since < _LONGEST_END_SECONDS:
+        self._ends_since = self._ends_since or now
+        if now - self._ends_since < _LONGEST_END_SECONDS:
             return None
         if failure is not None:
             raise failure
         return job
 
-    with domain.connection.events.listening(domain.uuid) as heard:
-        return heard.wait_for(ended, deadline=time.monotonic() + seconds, recheck=0.2)
+    def _lost(self, job: Job) -> Job | None:
+        """End a backup that libvirt waits for and QEMU knows nothing of; None if it is not so.
+
+        A libvirtd that is killed before QEMU begins, or when QEMU has ended, comes back with a
+        backup that never ends (libvirt 9.0). What QEMU has written of it, nobody knows.
+        """
+        if job.whole or outlasting(lambda: _has_block_job(self._domain)):
+            self._idle_since = None
+            return None
+        now = time.monotonic()
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since < _LONGEST_IDLE_SECONDS:
+            return None
+        outlasting(lambda: abort(self._domain))
+        return Job(ended=True)
+
+
+def _has_block_job(domain: Domain) -> bool:
+    targets = [disk.target for disk in domain.disks()]
+    with domain.acting("look at the block jobs of") as raw:
+        return any(raw.blockJobInfo(target, 0) for target in targets)
 
 
 def _is_ending(domain: Domain) -> bool:

@@ -110,7 +110,8 @@ def translate(error: libvirt.libvirtError, doing: str) -> VmctlError:
             brief,
             phase=doing,
             details=text,
-            hint="the host is busy or hangs; try again, and see `vmctl doctor`",
+            hint="the host is busy or hangs; try again, and see `vmctl doctor`; where it stays so, "
+            "restart its libvirtd: guests run on",
         )
     if _is_lost_connection(error, code):
         return HostUnavailableError(brief, details=text, hint=_HINT_UNAVAILABLE)
