@@ -113,6 +113,13 @@ def _read(domain: Domain) -> _State:
     )
 
 
+def _told_of(domain: Domain) -> int:
+    """Return what libvirt says that the balloon leaves of what the machine started with."""
+    root = hotplug.definition(domain, later=False)
+    given = sum(_kib(node, "target/current") for node in hotplug.device_nodes(root, "memory"))
+    return _kib(root, "currentMemory") - given
+
+
 def memory_of(domain: Domain) -> Memory:
     """Return how much memory the machine has."""
     root = hotplug.definition(domain, later=True)
@@ -314,7 +321,8 @@ class _Change:
 
         def reached() -> MemoryUse | None:
             use = tuning.memory_use(domain)
-            return use if use.actual == size else None
+            # libvirt hears of it by an event, which QEMU sends at most once in a second.
+            return use if use.actual == size and _told_of(domain) == size else None
 
         if self._until(reached, self._deadline) is None:
             self._gave_up(tuning.memory_use(domain).actual, size, "its balloon driver")
