@@ -18,6 +18,7 @@ from vmctl.hypervisor import hotplug, networks, snapshots
 from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.lost import looking_for_lost
 from vmctl.hypervisor.lost_backups import refuse_lost
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record
 from vmctl.progress import being_undone
@@ -155,7 +156,8 @@ def wake(domain: Domain) -> None:
             started = (*started, name)
             domain.update_record(started_networks=started)
             networks.ensure_active(domain.connection, name)
-    domain.start(paused=True)
+    with looking_for_lost(domain):
+        domain.start(paused=True)
 
 
 def end(domain: Domain, record: Record, **changes: Any) -> None:

@@ -15,6 +15,7 @@ from vmctl.errors import (
 )
 from vmctl.hypervisor import forwards, networks, runs, saves
 from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.lost import looking_for_lost
 from vmctl.hypervisor.sharing import refuse_disks_in_use
 from vmctl.progress import Phase
 
@@ -59,6 +60,7 @@ def start(
         ConflictError: A port is in use, or another machine that runs has a disk of it; the machine
             is as it was, its saved state too.
         HypervisorError: Its saved state fits no more; the machine is as it was.
+        WrongStateError: Its QEMU is there, and libvirt has lost it.
     """
     if any(disk.get("volume") or disk.get("network") for disk in spec.get("disks") or ()):
         # What was made for it alone, nobody else has.
@@ -66,14 +68,15 @@ def start(
     for name in domain.networks():
         networks.ensure_active(domain.connection, name)
     restored = not discard_saved and saves.has_saved_state(domain)
-    if restored:
-        if phase is not None:
-            phase.update("going on from its saved state")
-        _restore(domain)
-    elif discard_saved:
-        saves.start_anew(domain)
-    else:
-        domain.start()
+    if restored and phase is not None:
+        phase.update("going on from its saved state")
+    with looking_for_lost(domain):
+        if restored:
+            _restore(domain)
+        elif discard_saved:
+            saves.start_anew(domain)
+        else:
+            domain.start()
     runs.note_start(domain)
     try:
         apply_forwards(domain, spec)

@@ -38,10 +38,13 @@ def refuse_taken(domain: Domain, record: Record) -> Record:
     """
     if not record.phase.is_detour:
         return record
+    abandoned = record.claim is None or record.claim.is_abandoned()
+    # Whose guest stands still would wait for it in vain.
+    stuck = abandoned and record.work is not None and record.work.suspended
     # A job beside a running guest ends with it, and its disk is whole.
-    if not record.woken and record.phase not in _UNDISTURBED:
+    if not record.woken and record.phase not in _UNDISTURBED and not stuck:
         return record
-    if record.claim is not None and not record.claim.is_abandoned():
+    if not abandoned:
         raise ConflictError(
             f"somebody is {record.phase.value} the disks of '{domain.name}'",
             hint="try again when that has ended",

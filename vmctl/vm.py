@@ -183,15 +183,20 @@ class VM(Lifecycle, Inside, Cloning, BackingUp):
             ConflictError: vmctl did not make it, it is being exported or changed, or a linked clone
                 lies on its disks; or its snapshots froze a volume that it was given, so that what
                 it wrote there since would go.
+            WrongStateError: Its QEMU is there, and libvirt has lost it.
             RollbackError: Something could not be removed; `Host.gc` goes on with it later.
         """
         from vmctl.changes import refuse_while_changed
         from vmctl.hypervisor.exports import refuse_while_exported
+        from vmctl.hypervisor.lost import refuse_lost
         from vmctl.removal import refuse_lain_on, refuse_unmerged, remove_machine
 
         record = self._record()
         refuse_while_exported(self.name, record)
         refuse_while_changed(self._domain, record)
+        if record.phase is Phase.MERGING:
+            # Nobody would end it any more.
+            refuse_lost(self._domain)
         refuse_lain_on(self._domain, record)
         refuse_unmerged(self._domain, record)
         self._forget_connection()

@@ -19,6 +19,7 @@ from lxml import etree
 import vmctl
 from vmctl.hypervisor import private
 from vmctl.hypervisor.connection import outlasting
+from vmctl.hypervisor.lost import is_lost
 from vmctl.hypervisor.snapshots import list_details
 
 from .boot_sector import saying
@@ -41,12 +42,14 @@ class Arena:
         host: A connection that has to outlast all of it.
         durations: How long each verb takes on each machine, in seconds, when nobody disturbs it.
         foreign: Volumes that were there before, and are nobody's: what other tests left.
+        lost: Whether libvirt lost the machine that was struck last; its QEMU was ended then.
     """
 
     private_host: private.PrivateHost
     host: vmctl.Host
     durations: dict[str, float] = field(default_factory=dict)
     foreign: set[str] = field(init=False)
+    lost: bool = False
 
     def __post_init__(self) -> None:
         self.foreign = self._volumes() - self._owned()
@@ -92,6 +95,10 @@ class Arena:
         _out, said = client.communicate(timeout=300)
         # It is started again at once, and can be reached a little later.
         outlasting(self.host.list)
+        self.lost = is_lost(vm._domain)
+        if self.lost:
+            # What the hint of the error says.
+            os.kill(qemu_of(vm), signal.SIGKILL)
         return client.returncode, said.strip()[-2000:]
 
     def at_rest(self, *, by: str = "gc") -> None:
@@ -227,6 +234,22 @@ class Tiny:
         self.vm.snapshots.merge()
         for disk in self.vm.info().disks:
             assert len(disk.chain) == 1, disk
+
+
+def qemu_of(vm: vmctl.VM) -> int:
+    """Return the process of a machine's QEMU, whether libvirt knows of it or not."""
+    (found,) = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if f"\0-uuid\0{vm.uuid}\0" in _content(path)
+    ]
+    return found
+
+
+def _content(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def chosen(rng: random.Random, verbs: list[str]) -> tuple[str, str, float]:

@@ -161,8 +161,10 @@ class Round:
         after = getattr(self, f"_see_{self.verb.partition('-')[0]}")(machine, words[1:])
         assert after or not done
         if self.verb not in {"revert", "restore"}:
-            state = "running" if self.runs else "shut off"
-            assert (machine.state, run_of(machine)) == (state, run)
+            if self.runs and not self.arena.lost:
+                assert (machine.state, run_of(machine)) == ("running", run)
+            else:
+                assert machine.state == "shut off"
             assert tiny.read() == {self.word}
         self._go_on(machine, closely=closely)
         return bool(after)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmctl.doctor.check import Check, in_one_line, ok, version_text
-from vmctl.errors import NotFoundError, PermissionDeniedError, VmctlError
+from vmctl.errors import NotFoundError, PermissionDeniedError, VmctlError, WrongStateError
 
 if TYPE_CHECKING:
     from vmctl.hypervisor.connection import Connection
@@ -62,6 +62,7 @@ def examine_host(address: HostAddress, pool: str) -> Iterator[Check]:
         yield _guarded("images", lambda: _images(connection))
         yield _guarded("layers", lambda: _layers(connection))
         yield _guarded("network", lambda: _network(connection))
+        yield _guarded("lost", lambda: _lost(connection))
         yield _guarded("leftovers", lambda: _leftovers(connection))
     finally:
         connection.close()
@@ -276,6 +277,23 @@ def _layers(connection: Connection) -> Check:
         hint="delete snapshots that are not needed: `vmctl snapshot prune` and `delete`; "
         "`vmctl snapshot merge` merges what a deletion has left",
     )
+
+
+def _lost(connection: Connection) -> Check:
+    # These need libvirt.
+    from vmctl.hypervisor.lost import refuse_lost  # noqa: PLC0415
+    from vmctl.hypervisor.metadata import Phase  # noqa: PLC0415
+    from vmctl.hypervisor.names import list_domains  # noqa: PLC0415
+
+    for listed in list_domains(connection):
+        # While nothing ends, libvirt loses nothing; and a look at a disk keeps others away.
+        if listed.record is None or listed.record.phase is not Phase.MERGING:
+            continue
+        try:
+            refuse_lost(listed.domain)
+        except WrongStateError as error:
+            return Check(name="lost", status="fail", detail=in_one_line(error), hint=error.hint)
+    return ok("lost", "libvirt knows of the QEMU of each machine")
 
 
 def _leftovers(connection: Connection) -> Check:

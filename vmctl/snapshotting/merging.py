@@ -8,6 +8,7 @@ that stays, reads the same before, in the middle and afterwards.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from lxml import etree
@@ -24,13 +25,15 @@ from vmctl.hypervisor import blockjobs, pools
 from vmctl.hypervisor import snapshots as backend
 from vmctl.hypervisor.chains import read_chain
 from vmctl.hypervisor.claims import claimed
-from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.connection import outlasting
+from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.lost import refuse_lost
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role, SnapshotWork
 from vmctl.hypervisor.snapshots import SnapshotDetails
 from vmctl.hypervisor.usage import VolumeUser, read_usage
 from vmctl.hypervisor.volumes import at_path, list_volumes
 from vmctl.progress import Phase as ReportedPhase
-from vmctl.progress import ProgressCallback, Reporter
+from vmctl.progress import ProgressCallback, Reporter, being_undone
 from vmctl.snapshotting import files
 from vmctl.snapshotting.layering import Merge, next_merge
 from vmctl.snapshotting.naming import memory_name, variables_name
@@ -77,7 +80,11 @@ def merge(domain: Domain, seen: detours.Seen, *, progress: ProgressCallback | No
 
 
 def settle(domain: Domain) -> None:
-    """Bring a machine back from its merging, as far as that has come; no layer is half there."""
+    """Bring a machine back from its merging, as far as that has come; no layer is half there.
+
+    Raises:
+        WrongStateError: QEMU is at it still, and libvirt has lost it.
+    """
     record = domain.record()
     if record is None or record.phase is not Phase.MERGING:
         return
@@ -85,6 +92,9 @@ def settle(domain: Domain) -> None:
         for disk in blockjobs.live_disks(domain):
             if blockjobs.facts_of(domain, disk.target) is not None:
                 blockjobs.abort(domain, disk.target)
+        record = _let_go_on(domain) or record
+    elif record.work is not None:
+        refuse_lost(domain)
     record = _take_over(domain, record)
     record = _sweep(domain, record, _left_by_forgotten(domain, record))
     detours.end(domain, record)
@@ -243,11 +253,40 @@ def _merge_one(domain: Domain, found: Merge, phase: ReportedPhase) -> None:
             hint=f"merge it again: `vmctl snapshot merge {domain.name}`",
         )
     if found.active and blockjobs.facts_of(domain, found.target) is not None:
-        blockjobs.pivot(domain, found.target)
+        _pivot(domain, found.target)
     if found.top in _chains(domain)[found.target]:
         raise _why_not(domain, found)
     if (now := domain.record()) is not None:
         _take_over(domain, now)
+
+
+def _pivot(domain: Domain, target: str) -> None:
+    """Let the guest go on in the layer underneath, once libvirt has written that down.
+
+    Till then it stands still. A libvirtd that is killed meanwhile can lose its QEMU, and what is
+    known is the layer on top: what the guest wrote to the one underneath would be hidden by it.
+    """
+    record = domain.record()
+    if record is None or record.work is None or domain.state() is not State.RUNNING:
+        blockjobs.pivot(domain, target)
+        return
+    domain.update_record(work=replace(record.work, suspended=True))
+    try:
+        domain.suspend()
+        blockjobs.pivot(domain, target)
+    finally:
+        with being_undone():
+            outlasting(lambda: _let_go_on(domain))
+
+
+def _let_go_on(domain: Domain) -> Record | None:
+    """Let a guest that stands still for a merging go on; returns the machine's record then."""
+    record = domain.record()
+    if record is None or record.work is None or not record.work.suspended:
+        return record
+    if domain.state() is State.PAUSED:
+        domain.resume()
+    return domain.update_record(work=replace(record.work, suspended=False))
 
 
 def _why_not(domain: Domain, found: Merge) -> ResourceError | HypervisorError:

@@ -1,0 +1,90 @@
+"""A libvirtd that is killed in the moment in which a merging ends, and loses the machine's QEMU."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+import vmctl
+from vmctl.doctor import examine
+from vmctl.hypervisor import blockjobs, private
+from vmctl.hypervisor.domains import Domain
+
+from .conftest import libvirtd_pid
+from .striking import Arena, Tiny, qemu_of
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def tiny(
+    private_host: private.PrivateHost, host: vmctl.Host, tmp_path: Path, nothing_left: None
+) -> Iterator[Tiny]:
+    made = Tiny.make(Arena(private_host, host), tmp_path, name="tiny-lost", bios=False)
+    yield made
+    made.vm.delete()
+
+
+def _spoil(private_host: private.PrivateHost, domain: Domain, target: str) -> None:
+    """Write of a running machine what libvirtd writes between the end of a merging and its own."""
+    status = private_host.state_dir / f"run/libvirt/qemu/{domain.name}.xml"
+    root = etree.parse(status)
+    (node,) = root.findall(f"domain/devices/disk/target[@dev='{target}']")
+    mirror = etree.fromstring("<mirror type='file' job=''><format type='raw'/></mirror>")
+    etree.SubElement(mirror, "source", file="/any")
+    node.addprevious(mirror)
+    root.write(status)
+
+
+def test_a_machine_that_libvirt_loses(
+    private_host: private.PrivateHost, host: vmctl.Host, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = tiny.vm
+    vm.start()
+    tiny.write(1)
+    vm.snapshots.create("old", memory=False)
+    tiny.write(2)
+    pivot = blockjobs.pivot
+    stood_still = []
+
+    def and_die(domain: Domain, target: str) -> None:
+        before = domain.secret_xml()
+        stood_still.append(domain.state().value)
+        pivot(domain, target)
+        host._connection.raw.defineXML(before)
+        _spoil(private_host, domain, target)
+        os.kill(libvirtd_pid(private_host), signal.SIGKILL)
+        raise vmctl.HostUnavailableError("libvirtd was killed", hint="this test did it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blockjobs, "pivot", and_die)
+        with pytest.raises(vmctl.WrongStateError, match="libvirt has lost 'tiny-lost'") as lost:
+            vm.snapshots.delete("old")
+    assert stood_still == ["paused"]
+    assert vm.uuid in lost.value.hint
+    qemu = qemu_of(vm)
+
+    # Nobody starts it a second time, or removes what it has.
+    assert vm.state == "shut off"
+    for verb in (vm.start, vm.delete, host.gc, vm.snapshots.merge):
+        with pytest.raises(vmctl.WrongStateError, match="libvirt has lost"):
+            verb()
+    (check,) = [it for it in examine(f"private:{private_host.name}") if it.name == "lost"]
+    assert check.status == "fail"
+    assert vm.name in check.detail
+
+    # When it is ended, as the hint says, nothing is missing.
+    os.kill(qemu, signal.SIGKILL)
+    tiny.arena.at_rest()
+    assert tiny.read() == {2}
+    tiny.agrees()
+    assert vm.snapshots.list() == []
+    vm.snapshots.merge()
+    assert [len(disk.chain) for disk in vm.info().disks] == [1, 1]
+    assert tiny.read() == {2}
+    tiny.boots()
