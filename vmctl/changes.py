@@ -27,6 +27,7 @@ from vmctl.progress import being_undone
 
 __all__ = [
     "KIND",
+    "alone",
     "carry_out",
     "changing",
     "is_being_changed",
@@ -64,7 +65,25 @@ def changing(
         ConflictError: vmctl did not make it, it is not whole, or somebody else is at work on it.
         WrongStateError: It has a saved state, which goes on with the disks and all that it had.
     """
-    record = _whole(domain)
+    with alone(domain, _whole(domain), wait=wait):
+        settle(domain)
+        if not even_saved:
+            power.refuse_saved(domain, "changed")
+        yield _whole(domain)
+
+
+@contextmanager
+def alone(domain: Domain, record: Record, *, wait: float = _TURN_SECONDS) -> Iterator[None]:
+    """Keep others from beginning anything with the machine while the block runs.
+
+    Args:
+        domain: The machine.
+        record: What vmctl knows of it.
+        wait: Seconds to wait for somebody else.
+
+    Raises:
+        ConflictError: Somebody else is at it for longer than that.
+    """
     note = _note(domain, record)
     with claimed(_CLAIM_SECONDS) as claim:
 
@@ -88,10 +107,7 @@ def changing(
                 hint="try again when that has ended; `vmctl gc` removes what a killed client left",
             )
         try:
-            settle(domain)
-            if not even_saved:
-                power.refuse_saved(domain, "changed")
-            yield _whole(domain)
+            yield
         finally:
             if written and note is not None:
                 outlasting(lambda: uploads.unmark(note, kind=KIND))

@@ -6,15 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import vmctl
+from vmctl import changes
 from vmctl.hypervisor import private
-from vmctl.hypervisor.metadata import Role
+from vmctl.hypervisor.claims import claimed
+from vmctl.hypervisor.metadata import Phase, Role
 from vmctl.hypervisor.volumes import StoredVolume
 
 from .clones import content, guestless
@@ -115,6 +119,28 @@ def test_of_two_clones_of_one_name_one_is_made(host: vmctl.Host, source: vmctl.V
     assert isinstance(refused, vmctl.ConflictError)
     made.delete()
     assert snapshot_of_host(host) == before
+
+
+def test_of_a_clone_and_a_merging_in_one_moment_one_begins(
+    source: vmctl.VM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain, reached = source._domain, threading.Event()
+
+    def alone(*arguments: Any, **options: Any) -> Any:
+        # All that a clone looks at before has been seen by now.
+        reached.set()
+        return changes.alone(*arguments, **options)
+
+    monkeypatch.setattr("vmctl.cloning.making.alone", alone)
+    with claimed(60) as claim, ThreadPoolExecutor(1) as pool:
+        with changes.alone(domain, source._record()):
+            begun = pool.submit(source.clone, f"{source.name}-b")
+            assert reached.wait(30)
+            domain.update_record(phase=Phase.MERGING, before=Phase.READY, claim=claim)
+        with pytest.raises(vmctl.ConflictError, match="at work on .* it is merging"):
+            begun.result(60)
+        assert source._record().exported_by is None
+        domain.update_record(phase=Phase.READY, before=None, claim=None)
 
 
 class Once:

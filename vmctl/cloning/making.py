@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from vmctl.changes import alone
 from vmctl.cloning.copying import Copying, Still
 from vmctl.cloning.frozen import look_at_snapshot
 from vmctl.cloning.inside import look_inside
@@ -81,7 +83,7 @@ def clone(
     domain.connection.catch_up()
     with (
         claimed(_CLAIM_SECONDS) as claim,
-        being_exported(domain, wait=_TURN_SECONDS),
+        being_exported(domain, alone=partial(alone, domain), wait=_TURN_SECONDS),
         domain.connection.events.listening(domain.uuid) as heard,
     ):
         # Only from here on nobody of vmctl's changes it.

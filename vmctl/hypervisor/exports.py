@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from vmctl.errors import ConflictError, HostUnavailableError, NotFoundError
 from vmctl.hypervisor.claims import Claim, claimed
@@ -22,26 +22,38 @@ _CLAIM_SECONDS = 7200.0
 
 
 @contextmanager
-def being_exported(domain: Domain, *, wait: float = 0.0) -> Iterator[None]:
+def being_exported(
+    domain: Domain,
+    *,
+    alone: Callable[[Record], AbstractContextManager[None]],
+    wait: float = 0.0,
+) -> Iterator[None]:
     """Say in a machine's record, while the block runs, that its disks are being read.
 
     vmctl's own verbs are refused meanwhile, another export too; virsh does not ask.
 
     Args:
         domain: The machine.
+        alone: Keeps others from beginning with the machine, whose record it is given, while that is
+            written down.
         wait: Seconds to wait for somebody else who reads them.
 
     Raises:
-        ConflictError: Somebody else is exporting it, or vmctl did not make it.
+        ConflictError: Somebody else is exporting it, or at work on it, or vmctl did not make it.
     """
     with claimed(_CLAIM_SECONDS) as claim:
 
         def taken() -> bool | None:
-            if _is_anothers(domain, claim):
+            if _is_anothers(_record_of(domain), claim):
                 return None
-            domain.update_record(exported_by=claim)
-            # Of two that began at once, the record has the later one.
-            return None if _is_anothers(domain, claim) else True
+            with alone(_record_of(domain)):
+                record = _record_of(domain)
+                if _is_anothers(record, claim):
+                    return None
+                _refuse_at_work(domain, record)
+                domain.update_record(exported_by=claim)
+            # In a pool that is full nobody is kept out: then the record has the later one.
+            return None if _is_anothers(_record_of(domain), claim) else True
 
         try:
             if Signal().wait_for(taken, deadline=time.monotonic() + wait, recheck=0.2) is None:
@@ -54,10 +66,27 @@ def being_exported(domain: Domain, *, wait: float = 0.0) -> Iterator[None]:
                 outlasting(lambda: _release(domain, claim))
 
 
-def _is_anothers(domain: Domain, claim: Claim) -> bool:
+def _record_of(domain: Domain) -> Record:
     record = domain.record()
-    other = None if record is None else record.exported_by
+    if record is None:
+        raise ConflictError(
+            f"the machine '{domain.name}' was not made by vmctl",
+            hint="vmctl reads only what it made; use virsh for this one",
+        )
+    return record
+
+
+def _is_anothers(record: Record, claim: Claim) -> bool:
+    other = record.exported_by
     return other is not None and other != claim and not other.is_abandoned()
+
+
+def _refuse_at_work(domain: Domain, record: Record) -> None:
+    if record.claim is not None and not record.claim.is_abandoned():
+        raise ConflictError(
+            f"somebody is at work on '{domain.name}': it is {record.phase.value}",
+            hint="wait until that has ended; `vmctl gc` removes what a killed client left",
+        )
 
 
 def _refuse_another(domain: Domain, claim: Claim) -> None:

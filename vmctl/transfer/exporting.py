@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from vmctl import power
+from vmctl.changes import alone
 from vmctl.errors import (
     ConflictError,
     NotFoundError,
@@ -87,7 +89,7 @@ def export(
         Reporter(domain.name, progress).phase("export") as phase,
         scratch_folder() as scratch,
         _place(target, replace=replace) as place,
-        being_exported(domain),
+        being_exported(domain, alone=partial(alone, domain)),
         domain.connection.events.listening(domain.uuid) as heard,
     ):
         # Only from here on nobody of vmctl's starts it.
