@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+import libvirt
 import libvirt_qemu
 import pytest
 
@@ -161,6 +162,12 @@ class Player:
         return [name for name, taken in self._taken.items() if taken.external]
 
     @property
+    def forks(self) -> list[str]:
+        """The snapshots that several ways go on from: other snapshots, and the present."""
+        after = [taken.parent for taken in self._taken.values()] + [self._current]
+        return [name for name in self._taken if after.count(name) > 1]
+
+    @property
     def last(self) -> str:
         """The name of the step before."""
         return self.log[-1].partition("(")[0] if self.log else ""
@@ -297,6 +304,15 @@ class Player:
         else:
             assert set(self.vm.snapshots.delete(name, children=children)) == gone
             self._forget(gone)
+        self._check()
+
+    def forget(self, name: str) -> None:
+        """Let another program delete what libvirt knows of the newest snapshot, and no file."""
+        self._step(f"forget({name!r})")
+        assert self._current == name
+        raw = self.vm._domain.raw().snapshotLookupByName(name)
+        raw.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+        self._forget({name})
         self._check()
 
     def merge(self) -> None:
