@@ -101,7 +101,9 @@ class Target:
             NotFoundError: There is no such folder, or it is none of backups.
             ImageError: What says so is damaged.
             UnsupportedError: It is of a newer vmctl.
+            UsageError: That is no path.
         """
+        _refuse_no_path(path)
         try:
             text = (path / _MARKER).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -125,9 +127,11 @@ class Target:
         """Open a folder for backups; one that is empty, or is not there, becomes one.
 
         Raises:
-            UsageError: There is something else in it, or it is a part of such a folder itself.
+            UsageError: There is something else in it, it is a part of such a folder itself, or it
+                is no folder.
             ResourceError: It can't be made.
         """
+        _refuse_no_path(path)
         path = path.absolute()
         if (path.parent / _MARKER).exists():
             raise UsageError(
@@ -137,6 +141,12 @@ class Target:
         with suppress(NotFoundError):
             return cls.open(path)
         with writing(path):
+            if path.exists() and not path.is_dir():
+                raise UsageError(
+                    f"{str(path)!r} is a file, and backups lie in a folder",
+                    hint="name a new folder; one backup alone goes into a file as a stream: "
+                    "`vmctl backup create NAME - >FILE`",
+                )
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             others = {entry.name for entry in path.iterdir()} - _NOT_OURS
             if others - {f"{_MARKER}.part"}:
@@ -167,6 +177,14 @@ class Target:
                 for entry in sorted(found)
                 if entry.is_dir() and not entry.is_symlink()
             ]
+
+
+def _refuse_no_path(path: Path) -> None:
+    if "\0" in str(path):
+        raise UsageError(
+            f"{str(path)[:80]!r} is no path: it has a NUL in it",
+            hint="name a folder as the file system has it",
+        )
 
 
 def _read_marker(path: Path, text: bytes) -> str:

@@ -316,8 +316,16 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
         Target.open(tmp_path)
     with pytest.raises(NotFoundError, match="no folder of backups"):
         Target.open(tmp_path / "letter")
-    with pytest.raises(ResourceError):
+    with pytest.raises(
+        UsageError, match="'.*letter' is a file, and backups lie in a folder"
+    ) as file:
         Target.open_or_make(tmp_path / "letter")
+    assert "vmctl backup create NAME - >FILE" in file.value.hint
+    with pytest.raises(ResourceError, match="Not a directory"):
+        Target.open_or_make(tmp_path / "letter" / "below")
+    for act in (Target.open, Target.open_or_make):
+        with pytest.raises(UsageError, match="has a NUL in it"):
+            act(tmp_path / "a\0b")
     assert [path.name for path in tmp_path.iterdir()] == ["letter"]
 
 
