@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ from vmctl.render.snapshot import render_snapshot
 from vmctl.retention import Retention, keep
 from vmctl.snapshotting import creating, files, internal, merging, reverting
 from vmctl.snapshotting.choosing import Choice, MachineShape, SnapshotKind, choose
-from vmctl.snapshotting.looking import shape_of, tracked_disks
+from vmctl.snapshotting.looking import descendants, shape_of, tracked_disks
 from vmctl.snapshotting.naming import (
     check_description,
     check_name,
@@ -29,6 +29,7 @@ from vmctl.snapshotting.naming import (
 )
 from vmctl.snapshotting.planning import plan_snapshot, refuse_without_room_inside
 from vmctl.snapshotting.settling import settle_abandoned
+from vmctl.snapshotting.switching import is_own
 
 __all__ = ["Choice", "Snapshot", "SnapshotKind", "Snapshots"]
 
@@ -287,7 +288,7 @@ class Snapshots:
         found = {entry.facts.name: entry for entry in backend.list_details(self._domain)}
         doomed = [backend.details_of(self._domain, name)]
         if children:
-            doomed += [found[each] for each in _descendants(name, found)]
+            doomed += [found[each] for each in descendants(name, found)]
         names = tuple(entry.facts.name for entry in doomed)
         self._refuse_jobs()
         if any(entry.facts.kind == SnapshotKind.EXTERNAL for entry in doomed):
@@ -325,8 +326,8 @@ class Snapshots:
     ) -> tuple[str, ...]:
         """Delete the snapshots that no rule keeps; the current one is kept always.
 
-        One that another machine's disk lies on is kept as well: see `held`. Hours, days and weeks
-        are counted in UTC.
+        So is one that another machine's disk lies on: see `held`. Those that other programs took
+        are not counted, and stay; `of_others` names them. Hours, days and weeks are counted in UTC.
 
         Args:
             rules: How many are kept.
@@ -339,7 +340,8 @@ class Snapshots:
         Raises:
             VmctlError: As from `delete`; those before are gone.
         """
-        found = self.list()
+        others = self.of_others()
+        found = [entry for entry in self.list() if entry.name not in others]
         kept = keep([(entry.name, entry.created) for entry in found], rules, in_order=True)
         going = [entry.name for entry in found if entry.name not in kept and not entry.current]
         held = self.held() if going else {}
@@ -348,6 +350,11 @@ class Snapshots:
             for name in going:
                 self.delete(name, progress=progress)
         return tuple(going)
+
+    def of_others(self) -> tuple[str, ...]:
+        """Return the names of the snapshots that other programs than vmctl took."""
+        details = backend.list_details(self._domain)
+        return tuple(entry.facts.name for entry in details if not is_own(entry))
 
     def held(self) -> dict[str, tuple[str, ...]]:
         """Return which snapshots can't be deleted, each with those whose disks lie on it.
@@ -374,17 +381,6 @@ class Snapshots:
             for entry in backend.list_details(self._domain)
             if entry.facts.kind == SnapshotKind.EXTERNAL
         }
-
-
-def _descendants(name: str, found: Mapping[str, backend.SnapshotDetails]) -> list[str]:
-    """Return the snapshots below one, each after its parent."""
-    todo, below = [name], list[str]()
-    while todo:
-        above = todo.pop(0)
-        children = [other for other, entry in found.items() if entry.facts.parent == above]
-        below += children
-        todo += children
-    return below
 
 
 def _kind(asked: SnapshotKind | str | None) -> SnapshotKind | None:

@@ -99,6 +99,7 @@ def test_list_and_delete(vm: vmctl.VM) -> None:
     assert [entry.name for entry in vm.snapshots.list()] == ["b"]
     vm.snapshots.revert("b")
     assert vm.run("true").exit_status == 0
+    assert vm.snapshots.of_others() == ()
 
 
 def test_what_is_refused(vm: vmctl.VM) -> None:
@@ -127,10 +128,14 @@ def test_a_number_is_not_taken_for_another_snapshots(vm: vmctl.VM) -> None:
     vm._domain.raw().snapshotCreateXML("<domainsnapshot><name>1</name></domainsnapshot>")
     with pytest.raises(ConflictError, match=r"'1' of .* can't be told from others"):
         vm.snapshots.revert("1")
+    # It is another program's, however often it is gone back to.
+    assert vm.snapshots.of_others() == ("1",)
+    vm.snapshots.revert("first")
     vm.snapshots.delete("first")
     vm.run("echo third | sudo -n tee /etc/state && sync", check=True)
     vm.snapshots.revert("1")
     assert vm.run("cat /etc/state", check=True).stdout == "second\n"
+    assert vm.snapshots.of_others() == ("1",)
     vm.stop()
     vm.snapshots.create("third")
     with pytest.raises(ConflictError, match="can't be told from others"):

@@ -55,6 +55,11 @@ def test_external_ones_are_deleted_and_their_layers_merged(vm: vmctl.VM, tmp_pat
     # What is left unmerged when it goes, goes with it.
     take(vm, "three")
     vm.snapshots.create("ours", kind="external")
+    assert vm.snapshots.of_others() == ("three",)
+    vm.snapshots.create("last", kind="external")
+    rules = vmctl.Retention(last=1)
+    assert vm.snapshots.prune(rules, dry_run=True) == ("ours",)
+    vm.snapshots.delete("last")
     vm.clone(f"{vm.name}-l", linked=True, from_snapshot="ours").delete()
     vm.snapshots.delete("three")
 

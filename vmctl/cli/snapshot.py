@@ -198,16 +198,24 @@ def _layers(count: int) -> str:
 def prune(app: App, /, name: str, dry_run: bool, **numbers: int) -> None:
     """Delete the snapshots of NAME that no rule keeps; the current one stays always.
 
-    So does one that the disk of a linked clone lies on. Hours, days and weeks are counted in UTC;
-    of each the newest snapshot is kept.
+    So does one that the disk of a linked clone lies on, and what another program took. Hours, days
+    and weeks are counted in UTC; of each the newest snapshot is kept.
     """
     rules = rules_of(numbers)
     with app.machine(name) as machine, app.progress(passing=True) as progress:
-        held = machine.snapshots.held()
+        held, others = machine.snapshots.held(), machine.snapshots.of_others()
         gone = machine.snapshots.prune(rules, dry_run=dry_run, progress=progress)
     for each, users in held.items():
         app.note(f"{machine.name}: {each} stays, for {', '.join(users)} lies on it")
-    found = {"name": machine.name, "deleted": list(gone), "dry_run": dry_run, "held": list(held)}
+    for each in others:
+        app.note(f"{machine.name}: {each} stays, for another program took it")
+    found = {
+        "name": machine.name,
+        "deleted": list(gone),
+        "dry_run": dry_run,
+        "held": list(held),
+        "of_others": list(others),
+    }
     what = ", ".join(gone) or "nothing"
     app.show(
         found,

@@ -145,6 +145,7 @@ class SnapshotWork:
             Of a layer: the layer.
         before: Of a revert: the definition that it leaves, without secrets and this record.
         restored: Of a revert to an internal snapshot: whether this came back with it.
+        own: Likewise, whether vmctl took this.
         inside: Whether it is an internal snapshot that is taken or deleted.
     """
 
@@ -156,6 +157,7 @@ class SnapshotWork:
     going: tuple[OwnedVolume, ...] = ()
     before: str = ""
     restored: bool = False
+    own: bool = False
     inside: bool = False
 
 

@@ -22,7 +22,7 @@ from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.jobs import wait_for_job
 from vmctl.hypervisor.metadata import Phase, Record, SnapshotWork
 from vmctl.progress import being_undone
-from vmctl.snapshotting.switching import merged, record_in, with_record
+from vmctl.snapshotting.switching import is_own, merged, record_in, with_record
 
 __all__ = ["go_back", "go_on"]
 
@@ -60,7 +60,8 @@ def go_on(domain: Domain, name: str) -> None:
     if record is None or record.phase is not Phase.REVERTING:
         return
     if record.work is None or not record.work.restored:
-        restored = replace(record, work=SnapshotWork(snapshot=name, restored=True))
+        own = is_own(snapshots.details_of(domain, name))
+        restored = replace(record, work=SnapshotWork(snapshot=name, restored=True, own=own))
         _renew_record(domain, restored, name)
         snapshots.revert(domain, name)
     _end(domain)

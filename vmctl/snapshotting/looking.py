@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lxml import etree
@@ -16,7 +16,7 @@ from vmctl.render.facts import HostFacts
 from vmctl.snapshotting.bitmaps import HEADER, bitmaps_in
 from vmctl.snapshotting.choosing import DiskShape, MachineShape, SnapshotKind
 
-__all__ = ["drive_targets", "shape_of", "tracked_disks"]
+__all__ = ["descendants", "drive_targets", "shape_of", "tracked_disks"]
 
 
 def shape_of(
@@ -119,3 +119,14 @@ def _memory_barrier(root: etree._Element) -> str:
     if root.find("devices/filesystem") is not None:
         return "shared folders"
     return "a device of the host" if root.find("devices/hostdev") is not None else ""
+
+
+def descendants(name: str, found: Mapping[str, SnapshotDetails]) -> list[str]:
+    """Return the snapshots below one, each after its parent."""
+    todo, below = [name], list[str]()
+    while todo:
+        above = todo.pop(0)
+        children = [other for other, entry in found.items() if entry.facts.parent == above]
+        below += children
+        todo += children
+    return below

@@ -40,6 +40,7 @@ from vmctl.snapshotting.naming import variables_name
 from vmctl.snapshotting.planning import Overlay, VariablesCopy, plan_overlay
 from vmctl.snapshotting.switching import (
     as_it_was,
+    is_own,
     merged,
     record_in,
     switched,
@@ -191,7 +192,7 @@ def _plan_variables(
     name = f"{domain.uuid}.{secrets.token_hex(4)}.nvram"
     if copy is not None:
         pool = copy.pool
-    elif _is_own(details):
+    elif is_own(details):
         # The machine had never been started: libvirt makes them at the next start.
         pool = record.volumes[0].pool
     else:
@@ -202,12 +203,6 @@ def _plan_variables(
     source = StoredVolume(domain.connection, copy.pool, copy.name)
     owned = OwnedVolume(pool=pool, name=name, role=Role.NVRAM)
     return VariablesCopy(source=source, owned=owned), path
-
-
-def _is_own(details: SnapshotDetails) -> bool:
-    """Return whether vmctl took a snapshot."""
-    then = record_in(details.definition)
-    return then is not None and then.work is not None and then.work.snapshot == details.facts.name
 
 
 def _owned_at(record: Record, variables: VariablesCopy | None, path: str) -> OwnedVolume:

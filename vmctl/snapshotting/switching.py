@@ -9,9 +9,11 @@ from dataclasses import replace
 from lxml import etree
 
 from vmctl.hypervisor.metadata import NAMESPACE, Phase, Record
+from vmctl.hypervisor.snapshots import SnapshotDetails
 
 __all__ = [
     "as_it_was",
+    "is_own",
     "led",
     "merged",
     "record_in",
@@ -36,6 +38,19 @@ def record_in(root: etree._Element) -> Record | None:
         return None
     record = Record.from_xml(etree.tostring(node, encoding="unicode"))
     return record if record.uuid == root.findtext("uuid") else None
+
+
+def is_own(details: SnapshotDetails) -> bool:
+    """Return whether vmctl took a snapshot: that this is done stands in the record within."""
+    try:
+        then = record_in(details.definition)
+    except ValueError:
+        return False
+    work = None if then is None else then.work
+    if work is None or work.snapshot != details.facts.name:
+        return False
+    # A revert to it writes down another one.
+    return work.own if work.restored else True
 
 
 def as_it_was(record: Record) -> Record:
