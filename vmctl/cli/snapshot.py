@@ -1,4 +1,4 @@
-"""Snapshots: create, list, revert, delete."""
+"""Snapshots: create, list, show, revert, delete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import click
 from vmctl.cli.context import App, machine_names, pass_app
 from vmctl.cli.keeping import keep_options, rules_of
 from vmctl.cli.lazy import LazyGroup, command
-from vmctl.cli.output import human_size, print_table
+from vmctl.cli.output import human_size, print_fields, print_table
+from vmctl.cli.streams import asks_on_terminal
 from vmctl.cli.trees import drawn
 from vmctl.errors import NotFoundError
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from vmctl.snapshots import Snapshot
     from vmctl.vm import VM
 
-__all__ = ["create", "delete", "list_snapshots", "merge", "prune", "revert", "snapshot"]
+__all__ = ["create", "delete", "info", "list_snapshots", "merge", "prune", "revert", "snapshot"]
 
 snapshot = LazyGroup(
     "snapshot",
@@ -30,6 +31,7 @@ snapshot = LazyGroup(
         "Commands": {
             "create": f"{__name__}:create",
             "list": f"{__name__}:list_snapshots",
+            "info": f"{__name__}:info",
             "revert": f"{__name__}:revert",
             "delete": f"{__name__}:delete",
             "merge": f"{__name__}:merge",
@@ -41,6 +43,7 @@ snapshot = LazyGroup(
 
 _name = click.argument("name", metavar="NAME", shell_complete=machine_names)
 _which = click.argument("which", metavar="SNAPSHOT")
+_yes = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 
 
 def _print(found: Sequence[Snapshot], sizes: Mapping[str, int]) -> None:
@@ -113,6 +116,45 @@ def list_snapshots(app: App, name: str) -> None:
     app.show(data, lambda: _print(found, sizes))
 
 
+@command("info")
+@_name
+@_which
+@pass_app
+def info(app: App, name: str, which: str) -> None:
+    """Show what is known of SNAPSHOT of NAME: what is in it, and what depends on it."""
+    with app.machine(name) as machine:
+        which = _known(machine, which)
+        snapshots = machine.snapshots
+        found = snapshots.list()
+        entry = next(one for one in found if one.name == which)
+        data = asdict(entry) | {
+            "children": [one.name for one in found if one.parent == which],
+            "size": snapshots.sizes().get(which),
+            "held": list(snapshots.held().get(which, ())),
+            "of_others": which in snapshots.of_others(),
+        }
+    app.show(data, lambda: _print_one(entry, data))
+
+
+def _print_one(entry: Snapshot, data: Mapping[str, Any]) -> None:
+    print_fields(
+        [
+            ("name", entry.name),
+            ("description", entry.description),
+            ("created", entry.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")),
+            ("state", entry.state),
+            ("kind", entry.kind),
+            ("memory", "yes" if entry.memory else "no"),
+            ("current", "yes" if entry.current else "no"),
+            ("size", "" if data["size"] is None else human_size(data["size"])),
+            ("taken by", "another program" if data["of_others"] else "vmctl"),
+            ("after", entry.parent),
+            ("before", data["children"]),
+            ("lies under", data["held"]),
+        ]
+    )
+
+
 def _known(machine: VM, which: str) -> str:
     """Return the snapshot's name, when there is one.
 
@@ -135,12 +177,23 @@ def _known(machine: VM, which: str) -> str:
 @_name
 @_which
 @click.option("--keep", metavar="NEW", help="First take the snapshot NEW of the present state.")
+@_yes
 @pass_app
-def revert(app: App, name: str, which: str, keep: str | None) -> None:
-    """Take NAME back to SNAPSHOT; what was not snapshotted is lost."""
+def revert(app: App, name: str, which: str, keep: str | None, yes: bool) -> None:
+    """Take NAME back to SNAPSHOT; what was not snapshotted is lost.
+
+    On a terminal it asks first, unless that is kept.
+    """
     with app.machine(name) as machine:
+        which = _known(machine, which)
+        if keep is None and not yes and asks_on_terminal():
+            app.confirm(
+                f"Take '{machine.name}' ({machine.state}) back to '{which}', and lose what it has "
+                "now?",
+                otherwise=f"{machine.name}: stays as it is",
+            )
         with app.progress(passing=True) as progress:
-            machine.snapshots.revert(_known(machine, which), keep=keep, progress=progress)
+            machine.snapshots.revert(which, keep=keep, progress=progress)
         found = {"name": machine.name, "snapshot": which, "state": machine.state, "kept": keep}
     kept = "" if keep is None else f"; what there was is kept in {keep}"
     app.show(found, lambda: app.note(f"{machine.name}: is back at {which}, {found['state']}{kept}"))
@@ -150,16 +203,23 @@ def revert(app: App, name: str, which: str, keep: str | None) -> None:
 @_name
 @_which
 @click.option("--children", is_flag=True, help="Those that were taken after it go as well.")
+@_yes
 @pass_app
-def delete(app: App, name: str, which: str, children: bool) -> None:
+def delete(app: App, name: str, which: str, children: bool, yes: bool) -> None:
     """Delete SNAPSHOT of NAME; later ones stay whole.
 
-    The layers that no snapshot needs any more are merged, beside the guest.
+    The layers that no snapshot needs any more are merged, beside the guest. With --children, it
+    asks first on a terminal.
     """
-    with app.machine(name) as machine, app.progress(passing=True) as progress:
-        gone = machine.snapshots.delete(
-            _known(machine, which), children=children, progress=progress
-        )
+    with app.machine(name) as machine:
+        which = _known(machine, which)
+        if children and not yes and asks_on_terminal():
+            app.confirm(
+                f"Delete '{which}' of '{machine.name}', and all that were taken after it?",
+                otherwise=f"{machine.name}: all snapshots stay",
+            )
+        with app.progress(passing=True) as progress:
+            gone = machine.snapshots.delete(which, children=children, progress=progress)
     found = {
         "name": machine.name,
         "snapshot": which,

@@ -215,6 +215,44 @@ def test_snapshots_of_somebody_elses_are_listed_and_left_alone(vmctl: Vmctl) -> 
             raw.lookupByName("test").snapshotLookupByName("theirs").delete()
 
 
+def test_what_snapshots_lose_is_asked_first_on_a_terminal(
+    vmctl: Vmctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmctl.cli.snapshot.asks_on_terminal", lambda: True)
+    with libvirt.open(_TEST[1]) as raw:
+        machine = raw.lookupByName("test")
+        for name in ("old", "new"):
+            machine.snapshotCreateXML(f"<domainsnapshot><name>{name}</name></domainsnapshot>")
+        try:
+            shown = json.loads(
+                vmctl(*_TEST, "snapshot", "info", "test", "old", "-f", "json").stdout
+            )
+            assert (shown["name"], shown["children"], shown["of_others"]) == ("old", ["new"], True)
+            said = vmctl(*_TEST, "snapshot", "info", "test", "old").stdout
+            assert "another program" in said
+            lost = {
+                ("revert",): "back to 'old', and lose what it has now?",
+                ("delete", "--children"): "'old' of 'test', and all that were taken after it?",
+            }
+            for words, question in lost.items():
+                command = (*_TEST, "snapshot", *words, "test", "old")
+                done = vmctl(*command, stdin="n\n")
+                assert (done.exit_code, question in done.stderr) == (1, True)
+                # It is another program's machine, which is said after a yes.
+                for more in ({"stdin": "y\n"}, {}):
+                    done = vmctl(*command, *([] if more else ["--yes"]), **more)
+                    assert (done.exit_code, "not made by vmctl" in done.stderr) == (4, True)
+                    assert (question in done.stderr) == bool(more)
+            # Where nothing is lost, nothing is asked.
+            kept = vmctl(*_TEST, "snapshot", "revert", "--keep", "now", "test", "old")
+            alone = vmctl(*_TEST, "snapshot", "delete", "test", "old")
+            assert (kept.exit_code, alone.exit_code) == (4, 4)
+            assert len(machine.listAllSnapshots()) == 2
+        finally:
+            for name in ("new", "old"):
+                machine.snapshotLookupByName(name).delete()
+
+
 def test_nothing_is_done_when_a_name_is_wrong(vmctl: Vmctl) -> None:
     done = vmctl(*_TEST, "stop", "--force", "--timeout", "0", "test", "absent")
     assert done.exit_code == 3
