@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from vmctl.errors import ImageError
-from vmctl.imaging.scratch import refuse_without_room
+from vmctl.imaging.scratch import refuse_without_room, saying_when_full
 from vmctl.progress import Phase
 
 __all__ = ["SUFFIX", "BundledFile", "Manifest", "Reader", "Writer", "is_bundle"]
@@ -43,6 +43,7 @@ _KINDS = {("disk", "qcow2"), ("kernel", "raw"), ("initrd", "raw"), ("nvram", "ra
 # What a reader has to have in memory at once, which Zstandard lets the writer choose.
 _WINDOW = 1 << 27
 _HINT = "get it again: it was cut off, or changed on its way"
+_HINT_FULL = "make room where it is written to, or write it to another place"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,7 @@ class Writer:
         with packed.open("rb") as source:
             while piece := source.read(_CHUNK):
                 sha256.update(piece)
-                self._target.write(piece)
+                self._write(piece)
         packed.unlink()
         self._pad(size)
         self._digests[name] = sha256.hexdigest()
@@ -149,20 +150,26 @@ class Writer:
         """Write the digests and the end."""
         document = {"algorithm": "sha256", "digests": self._digests}
         self._add(_LAST, json.dumps(document, indent=1).encode())
-        self._target.write(bytes(2 * _BLOCK))
-        self._target.flush()
+        self._write(bytes(2 * _BLOCK))
+        with saying_when_full("the bundle", hint=_HINT_FULL):
+            self._target.flush()
+
+    def _write(self, content: bytes) -> None:
+        # Not the scratch folder that is packed in.
+        with saying_when_full("the bundle", hint=_HINT_FULL):
+            self._target.write(content)
 
     def _add(self, name: str, content: bytes) -> None:
         self._head(name, len(content))
-        self._target.write(content)
+        self._write(content)
         self._pad(len(content))
         self._digests[name] = hashlib.sha256(content).hexdigest()
 
     def _head(self, name: str, size: int) -> None:
-        self._target.write(_header(name, size))
+        self._write(_header(name, size))
 
     def _pad(self, size: int) -> None:
-        self._target.write(bytes(-size % _BLOCK))
+        self._write(bytes(-size % _BLOCK))
 
 
 class Reader:

@@ -165,9 +165,16 @@ def _abandoned(root: Path, prefix: str) -> Iterator[Path]:
             os.close(lock)
 
 
+_HINT_FULL = "make room there, or set TMPDIR to a folder with more of it"
+
+
 @contextmanager
-def saying_when_full(what: str) -> Iterator[None]:
+def saying_when_full(what: str, *, hint: str = _HINT_FULL) -> Iterator[None]:
     """Say in vmctl's words that a file system filled up while the block wrote to it.
+
+    Args:
+        what: What there is no room for.
+        hint: What helps, where it is not a scratch folder that was written to.
 
     Raises:
         ResourceError: It did.
@@ -180,7 +187,7 @@ def saying_when_full(what: str) -> Iterator[None]:
         raise ResourceError(
             f"there is no room for {what} any more",
             details=error.strerror or str(error),
-            hint="make room there, or set TMPDIR to a folder with more of it",
+            hint=hint,
         ) from error
 
 
@@ -195,5 +202,5 @@ def refuse_without_room(folder: Path, size: int, what: str) -> None:
         raise ResourceError(
             f"there is no room for {what} in {folder}",
             details=f"it takes {size} bytes, and {free} are free",
-            hint="make room there, or set TMPDIR to a folder with more of it",
+            hint=_HINT_FULL,
         )

@@ -8,13 +8,14 @@ import os
 import random
 import tarfile
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
-from vmctl.errors import ImageError
+from vmctl.errors import ImageError, ResourceError
 from vmctl.imaging.bundle import BundledFile, Manifest, Reader, Writer, _header, is_bundle
 from vmctl.progress import Phase
 
@@ -104,6 +105,19 @@ def test_through_a_pipe(tmp_path: Path) -> None:
             assert unpack(source, tmp_path / "out")[1] == list(CONTENTS)
         finally:
             thread.join()
+
+
+@pytest.mark.parametrize("buffering", [0, 1 << 20])
+def test_what_it_is_written_to_fills_up(tmp_path: Path, buffering: int) -> None:
+    with (
+        suppress(OSError),
+        Path("/dev/full").open("wb", buffering=buffering) as target,
+        pytest.raises(ResourceError, match="no room for the bundle") as full,
+    ):
+        write(target, tmp_path)
+    # More room for what is on its way would not help.
+    assert "TMPDIR" not in full.value.hint
+    assert "where it is written to" in full.value.hint
 
 
 def test_any_changed_bit_is_found(whole: bytes, tmp_path: Path) -> None:
