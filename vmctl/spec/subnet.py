@@ -16,8 +16,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # What guests make an address of their own from (RFC 4862), where none is given to them.
 _SLAAC_PREFIX = 64
-# Only so much of a large subnet is given out by itself.
-_LARGEST_RANGE = 1 << 16
+# libvirt takes no larger range, and for IPv6 none whose ends differ in more than 16 bits
+# (virSocketAddrGetRange).
+_RANGE_BITS = 0xFFFF
 
 
 class DhcpRange(SpecModel):
@@ -188,7 +189,8 @@ def _largest_part(network: Network, host: Address) -> tuple[Address, Address] | 
         return None
     base = network.network_address
     offset = start - int(base)
-    return base + offset, base + offset + min(end - start, _LARGEST_RANGE)
+    longest = _RANGE_BITS if network.version == 4 else _RANGE_BITS - (start & _RANGE_BITS)
+    return base + offset, base + offset + min(end - start, longest)
 
 
 def _usable(network: Network) -> tuple[Address, Address]:
