@@ -15,7 +15,7 @@ from lxml import etree
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.networks import find
-from vmctl.render.network import recorded_spec
+from vmctl.render.network_record import recorded_spec
 
 __all__ = ["Lease", "NetworkFacts", "facts_of", "leases_of", "list_facts", "subnets_of"]
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from lxml import etree
 
+from vmctl.render.network_record import NETWORK_NAMESPACE, SPEC_TAG
 from vmctl.spec.limits import BandwidthSpec
 from vmctl.spec.network import MacvtapMode, NetworkMode, NetworkSpec
 from vmctl.spec.subnet import ChosenSubnet, SubnetSpec
 
-__all__ = ["NETWORK_NAMESPACE", "recorded_spec", "render_network"]
-
-NETWORK_NAMESPACE = "urn:vmctl:network:1"
-"""Of vmctl's own element in a network's metadata, which makes it vmctl's."""
-
-_SPEC = f"{{{NETWORK_NAMESPACE}}}spec"
+__all__ = ["render_network"]
 
 
 def render_network(spec: NetworkSpec, *, uuid: str | None = None) -> str:
@@ -45,15 +40,9 @@ def render_network(spec: NetworkSpec, *, uuid: str | None = None) -> str:
     return etree.tostring(root, encoding="unicode") + "\n"
 
 
-def recorded_spec(root: etree._Element) -> dict[str, Any] | None:
-    """Return the spec that a network was made from, as data; None if vmctl did not make it."""
-    text = root.findtext(f"metadata/{_SPEC}")
-    return None if text is None else dict(json.loads(text))
-
-
 def _add_record(root: etree._Element, spec: NetworkSpec) -> None:
     metadata = etree.SubElement(root, "metadata")
-    node = etree.SubElement(metadata, _SPEC, nsmap={"vmctl": NETWORK_NAMESPACE})
+    node = etree.SubElement(metadata, SPEC_TAG, nsmap={"vmctl": NETWORK_NAMESPACE})
     written = spec.model_dump(mode="json", exclude_unset=True)
     node.text = json.dumps(written, sort_keys=True, ensure_ascii=True)
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from vmctl.errors import SpecError
-from vmctl.render.network import recorded_spec, render_network
+from vmctl.render.network import render_network
+from vmctl.render.network_record import recorded_spec
 from vmctl.spec.free_subnets import free_ipv4, overlapping, unique_local
 from vmctl.spec.network import NetworkMode, NetworkSpec
 
