@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from vmctl.intent.differences import Difference
     from vmctl.intent.drift import Deviation
     from vmctl.intent.planning import ChangePlan
-    from vmctl.networks import NetworkInfo, NetworkLease
+    from vmctl.networks import NetworkInfo, NetworkLease, NetworkReservation
     from vmctl.pools import PoolInfo
     from vmctl.power import StartReport
     from vmctl.preview import Preview, preview_documents
@@ -123,6 +123,7 @@ _HOMES = {
     "Memory": "vmctl.devices.memory",
     "NetworkInfo": "vmctl.networks",
     "NetworkLease": "vmctl.networks",
+    "NetworkReservation": "vmctl.networks",
     "NetworkSpec": "vmctl.spec",
     "NicSpec": "vmctl.spec",
     "NotFoundError": _ERRORS,
@@ -207,6 +208,7 @@ __all__ = [
     "Memory",
     "NetworkInfo",
     "NetworkLease",
+    "NetworkReservation",
     "NetworkSpec",
     "NicSpec",
     "NotFoundError",

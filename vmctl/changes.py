@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from vmctl import power
 from vmctl.errors import ConflictError, ResourceError, RollbackError, VmctlError
-from vmctl.hypervisor import hotplug, uploads
+from vmctl.hypervisor import hotplug, reservations, uploads
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
@@ -22,6 +22,7 @@ from vmctl.hypervisor.events import Signal
 from vmctl.hypervisor.exports import refuse_while_exported
 from vmctl.hypervisor.metadata import OwnedVolume, Pending, Phase, Record
 from vmctl.hypervisor.pools import open_pool
+from vmctl.hypervisor.reserved_addresses import ReservedAddress
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.progress import being_undone
 
@@ -33,6 +34,7 @@ __all__ = [
     "is_being_changed",
     "refuse_while_changed",
     "settle",
+    "unneeded_addresses",
 ]
 
 KIND = "changing"
@@ -201,12 +203,15 @@ def _undo(domain: Domain, pending: Pending, error: BaseException) -> None:
 def settle(domain: Domain, *, made: bool = False) -> None:
     """Finish a change that was made, or take back what was made for one that was not.
 
+    Addresses that are kept for NICs that it does not have are free again.
+
     Args:
         domain: The machine, within `changing`.
         made: Whether the change is known to be made; else the definition tells.
     """
     record = domain.record()
     if record is None or record.pending is None:
+        _free_addresses(domain)
         return
     pending = record.pending
     done = made or _is_made(domain, pending)
@@ -220,6 +225,28 @@ def settle(domain: Domain, *, made: bool = False) -> None:
         volumes=tuple(entry for entry in record.volumes if stays or entry != leaving),
         bases=tuple(base for base in record.bases if done or base != pending.base),
     )
+    _free_addresses(domain)
+
+
+def unneeded_addresses(domain: Domain, record: Record) -> tuple[ReservedAddress, ...]:
+    """Return what networks keep for NICs that the machine has there neither now nor later."""
+    if not record.addresses:
+        return ()
+    roots = [hotplug.definition(domain, later=True)]
+    if domain.is_active():
+        roots.append(hotplug.definition(domain, later=False))
+    plugged = set().union(*map(hotplug.plugged_in, roots))
+    return tuple(entry for entry in record.addresses if (entry.mac, entry.network) not in plugged)
+
+
+def _free_addresses(domain: Domain) -> None:
+    record = domain.record()
+    gone = () if record is None else unneeded_addresses(domain, record)
+    if record is None or not gone:
+        return
+    for entry in gone:
+        reservations.remove(domain.connection, entry)
+    domain.update_record(addresses=tuple(kept for kept in record.addresses if kept not in gone))
 
 
 def _is_made(domain: Domain, pending: Pending) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmctl import backup_traces, bases, changes, settling
@@ -12,6 +13,7 @@ from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.names import list_domains
 from vmctl.hypervisor.pools import open_pool
+from vmctl.hypervisor.reserved_addresses import ReservedAddress
 from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.removal import releasable_bases, releasable_networks, remove_machine
@@ -42,6 +44,7 @@ class Leftover:
         networks: The networks that its launch started and that are stopped again, unless another
             machine uses them by then.
         snapshots: The snapshots of it that go, which were taken for clones that were not made.
+        addresses: The addresses that networks keep for it and that are free again afterwards.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Leftover:
     volumes: tuple[str, ...]
     networks: tuple[str, ...] = ()
     snapshots: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
 
 
 def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
@@ -131,12 +135,15 @@ def _collect_changes(
     """Settle changes of machines whose clients are gone; the machines stay."""
     for listed in list_domains(connection):
         record = listed.record
-        if record is None or record.pending is None or _is_abandoned(record):
+        if record is None or record.claim is not None:
             continue
         try:
+            gone = changes.unneeded_addresses(listed.domain, record)
+            if record.pending is None and not gone:
+                continue
             if changes.is_being_changed(listed.domain, record):
                 continue
-            found.append(_half_change(listed.domain, record))
+            found.append(_half_change(listed.domain, record, gone))
             if not dry_run:
                 changes.settle(listed.domain)
         except NotFoundError:
@@ -148,7 +155,7 @@ def _collect_changes(
             uploads.unmark(note.volume, kind=changes.KIND)
 
 
-def _half_change(domain: Domain, record: Record) -> Leftover:
+def _half_change(domain: Domain, record: Record, gone: Sequence[ReservedAddress]) -> Leftover:
     made = None if record.pending is None else record.pending.made
     return Leftover(
         name=domain.name,
@@ -156,6 +163,7 @@ def _half_change(domain: Domain, record: Record) -> Leftover:
         phase=changes.KIND,
         client="",
         volumes=() if made is None else (f"{made.pool}/{made.name}",),
+        addresses=tuple(entry.address for entry in gone),
     )
 
 
@@ -256,4 +264,5 @@ def _leftover(domain: Domain, record: Record) -> Leftover:
             *(f"{pool}/{name}" for pool, name in releasable_bases(domain, record)),
         ),
         networks=releasable_networks(domain, record),
+        addresses=tuple(entry.address for entry in record.addresses),
     )

@@ -17,6 +17,7 @@ from vmctl.hypervisor.chains import Layer, read_chain
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.reasons import state_and_reason
+from vmctl.hypervisor.reservations import read_kept
 
 __all__ = ["DiskInfo", "MachineInfo", "MachineSummary", "NicInfo", "describe"]
 
@@ -87,12 +88,21 @@ class DiskInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class NicInfo:
-    """A NIC: ``source`` is its network or bridge."""
+    """A NIC.
+
+    Attributes:
+        mac: Its MAC address.
+        type: ``network``, ``bridge`` or ``user``.
+        source: Its network or bridge.
+        model: The hardware that the guest sees.
+        reserved: The addresses that its network keeps for it.
+    """
 
     mac: str
     type: str
     source: str
     model: str
+    reserved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +181,7 @@ def describe(
     since = runs.running_since(domain)
     os_type = root.find("os/type")
     taken = snapshots.list_snapshots(domain)
+    kept = read_kept(domain.connection)
     return MachineInfo(
         name=domain.name,
         uuid=domain.uuid,
@@ -178,7 +189,7 @@ def describe(
         state_reason=reason,
         phase="" if record is None else record.phase.value,
         addresses=tuple(map(_shown, sighting.endpoints))
-        or addresses.known_addresses(domain, state, record),
+        or addresses.known_addresses(domain, state, record, kept=kept),
         labels={} if record is None else dict(record.spec.get("labels") or {}),
         saved=saves.has_saved_state(domain),
         vcpus=int(_attribute(root, "vcpu", "current") or root.findtext("vcpu") or 0),
@@ -194,7 +205,9 @@ def describe(
         host_key="" if record is None else record.host_key,
         autostart=domain.autostart(),
         disks=tuple(_with_space(domain, _disk(node)) for node in root.findall("devices/disk")),
-        nics=tuple(_nic(node) for node in root.findall("devices/interface")),
+        nics=tuple(
+            _with_reserved(_nic(node), record, kept) for node in root.findall("devices/interface")
+        ),
         graphics=tuple(_graphics(node) for node in root.findall("devices/graphics")),
         snapshots=tuple(entry.name for entry in taken),
         current_snapshot=next((entry.name for entry in taken if entry.current), ""),
@@ -278,6 +291,12 @@ def _graphics(node: etree._Element) -> str:
         return f"{kind} {socket}"
     # Without a port it has none yet: the machine is off.
     return f"{kind} {node.get('listen') or ''}:{port}" if port not in {"", "-1"} else kind
+
+
+def _with_reserved(nic: NicInfo, record: Record | None, kept: dict[str, list[str]]) -> NicInfo:
+    own = () if record is None else record.addresses
+    found = [entry.address for entry in own if entry.mac == nic.mac]
+    return replace(nic, reserved=tuple(dict.fromkeys([*found, *kept.get(nic.mac, ())])))
 
 
 def _nic(node: etree._Element) -> NicInfo:

@@ -29,6 +29,7 @@ from vmctl.hypervisor.pools import Pool
 from vmctl.hypervisor.seeds import eject_seed
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.imaging.inspection import Image
+from vmctl.networking import reserving
 from vmctl.plan import Imported, NewVolume, Plan, make_plan
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import ProgressCallback, Reporter, being_undone
@@ -214,6 +215,7 @@ class _Transaction:
         domain = Domain(self._around.connection, plan.uuid, plan.spec.name)
         try:
             self._reserve(plan, record)
+            reserving.reserve(domain, plan.spec, plan.addresses)
             self._make_volumes(plan, domain)
             self._let_go_of_copied(plan, domain)
             if plan.spec.autostart:

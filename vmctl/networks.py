@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 import uuid as uuid_module
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
 from itertools import islice
 from typing import TypeAlias
 
@@ -18,13 +20,15 @@ from vmctl.errors import (
 from vmctl.hypervisor import network_facts, network_making
 from vmctl.hypervisor import networks as backend
 from vmctl.hypervisor.connection import Connection, outlasting
+from vmctl.hypervisor.names import list_domains
+from vmctl.hypervisor.reservations import served_by
 from vmctl.progress import being_undone
 from vmctl.render.network import render_network
 from vmctl.spec.free_subnets import free_ipv4, overlapping, unique_local
 from vmctl.spec.network import NetworkSpec
 from vmctl.spec.subnet import SubnetSpec
 
-__all__ = ["NetworkInfo", "NetworkLease", "Networks"]
+__all__ = ["NetworkInfo", "NetworkLease", "NetworkReservation", "Networks"]
 
 NetworkInfo: TypeAlias = network_facts.NetworkFacts
 NetworkLease: TypeAlias = network_facts.Lease
@@ -33,6 +37,23 @@ NetworkLease: TypeAlias = network_facts.Lease
 _SPACE = uuid_module.UUID("5a0d6c1f-2d0e-4c43-9a43-3f1f8d3f7b52")
 # A host whose own routes have this many of the subnets in question is asked for one.
 _TRIES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkReservation:
+    """An address that a network keeps for a guest, whoever told it so.
+
+    Attributes:
+        address: Which.
+        mac: For which NIC; empty for IPv6, where guests are known by their names.
+        name: The guest's name; empty for none.
+        machine: The machine that has it; empty for one of the network's own spec, or of others.
+    """
+
+    address: str
+    mac: str
+    name: str
+    machine: str
 
 
 class Networks:
@@ -134,6 +155,31 @@ class Networks:
             NotFoundError: There is none of that name.
         """
         return network_facts.leases_of(self._connection, name)
+
+    def reservations(self, name: str) -> Sequence[NetworkReservation]:
+        """Return the addresses that it keeps for guests, be they there or not, in their order.
+
+        Raises:
+            NotFoundError: There is none of that name.
+        """
+        served = served_by(self._connection, name)
+        owners = {
+            entry.address: listed.domain.name
+            for listed in list_domains(self._connection)
+            if listed.record is not None
+            for entry in listed.record.addresses
+            if entry.network == served.name
+        }
+        return [
+            NetworkReservation(
+                address=kept.address,
+                mac=kept.mac,
+                name=kept.name,
+                machine=owners.get(kept.address, ""),
+            )
+            for subnet in served.subnets
+            for kept in sorted(subnet.kept, key=lambda kept: int(ip_address(kept.address)))
+        ]
 
     def start(self, name: str) -> NetworkInfo:
         """Start a network, whoever made it; one that is active is a success.

@@ -23,6 +23,7 @@ from vmctl.hypervisor.networks import is_active
 from vmctl.hypervisor.outgrowing import warn_of_outgrowing
 from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.imaging.inspection import Image
+from vmctl.networking.reserving import PlannedAddress, plan_addresses, refuse_taken_macs
 from vmctl.obtaining import obtain
 from vmctl.progress import Reporter
 from vmctl.render.domain import Placement, disk_targets, render_domain, with_macs
@@ -84,6 +85,7 @@ class Plan:
     Attributes:
         spec: The spec with every default and MAC address filled in.
         uuid: The new machine's UUID.
+        addresses: What networks are to keep for it.
         pool: Where its volumes go.
         volumes: Them.
         record: What the machine's metadata says from its first moment on.
@@ -97,6 +99,7 @@ class Plan:
     placement: Placement
     record: Record
     facts: HostFacts
+    addresses: tuple[PlannedAddress, ...] = ()
 
     def xml(self, *, record: Record, templates: Templates | None) -> str:
         """Return the domain's XML with a record in it."""
@@ -118,7 +121,8 @@ def make_plan(
     """Work out what to make for a spec, and for what an imported machine brings.
 
     Raises:
-        SpecError: The spec does not fit its image, or names a file that isn't there.
+        SpecError: The spec does not fit its image, or names a file that isn't there, or an address
+            that it can't have.
         ImageError: An image is not fit to be used.
         NotFoundError: An image, a volume, a network or the pool isn't there.
         ResourceError: The host is too small.
@@ -133,6 +137,8 @@ def make_plan(
             hint="give it less memory, or use a larger host",
         )
     _check_networks(spec, connection)
+    refuse_taken_macs(connection, wanted.nics)
+    addresses = plan_addresses(connection, spec, identifier)
     pool = open_pool(connection, pool_name)
     refuse_closed_folder(connection, pool.name)
     builder = _Builder(spec, identifier, pool, reporter, imported)
@@ -180,6 +186,7 @@ def make_plan(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             owner=own_name(),
             spec=spec.without_secrets(),
+            addresses=tuple(planned.entry for planned in addresses),
             volumes=(*(volume.owned for volume in builder.volumes), *builder.made_by_libvirt),
             bases=tuple(
                 dict.fromkeys(
@@ -191,6 +198,7 @@ def make_plan(
             **_known_of(spec, identity, imported),
         ),
         facts=facts,
+        addresses=addresses,
     )
 
 

@@ -16,7 +16,7 @@ from vmctl.errors import (
     WrongStateError,
 )
 from vmctl.guest.agent import Agent
-from vmctl.hypervisor import backups, networks, uploads
+from vmctl.hypervisor import backups, networks, reservations, uploads
 from vmctl.hypervisor.chains import read_chain
 from vmctl.hypervisor.claims import Claim, claimed
 from vmctl.hypervisor.domains import Domain, State
@@ -140,6 +140,10 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
     if record.copied_from:
         what = "the copying of its source's disks"
         steps.append((what, partial(_let_go_of_source, domain, record)))
+    steps += [
+        (str(entry), partial(reservations.remove, domain.connection, entry))
+        for entry in record.addresses
+    ]
     steps += [
         (
             f"the volume '{volume.name}' in the pool '{volume.pool}'",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import vmctl
+from vmctl import listing
 from vmctl.hypervisor import overview
 from vmctl.hypervisor.metadata import Phase, Record
 from vmctl.info import MachineSummary
@@ -89,6 +90,11 @@ def test_an_address_is_found_by_the_mac_that_vmctl_chose(
     with vmctl.connect(host_of(1)) as host:
         (plugged,) = overview.read_overview(host._connection)
         assert host.list()[0].addresses == ()
+        kept = {mac_address(uuid, 1): ["192.0.2.9"]}
+        with monkeypatch.context() as patch:
+            patch.setattr(listing, "read_kept", lambda _connection: kept)
+            # It is off, and has the address all the same.
+            assert host.list()[0].addresses == ("192.0.2.9",)
         seen = overview.Seen(
             domain=plugged.domain,
             state=plugged.state,

@@ -42,6 +42,7 @@ def _parts(left: Leftover) -> Iterator[str]:
         yield "machine"
     yield from (f"volume {name}" for name in left.volumes)
     yield from (f"network {name}, stopped" for name in left.networks)
+    yield from (f"reservation of {address}" for address in left.addresses)
 
 
 @command("gc")

@@ -233,6 +233,7 @@ def _print_info(found: MachineInfo) -> None:
                 "nics",
                 [
                     " ".join(filter(None, (nic.mac, f"({nic.type} {nic.model})", nic.source)))
+                    + "".join(f", reserved: {address}" for address in nic.reserved)
                     for nic in found.nics
                 ],
             ),

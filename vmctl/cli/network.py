@@ -16,7 +16,7 @@ from vmctl.cli.streams import asks_on_terminal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vmctl.networks import NetworkInfo, NetworkLease
+    from vmctl.networks import NetworkInfo, NetworkLease, NetworkReservation
 
 __all__ = ["create", "delete", "info", "list_networks", "network", "start", "stop"]
 
@@ -79,7 +79,11 @@ def list_networks(app: App) -> None:
     app.show(found, lambda: _print(found))
 
 
-def _print_one(found: NetworkInfo, leases: Sequence[NetworkLease]) -> None:
+def _print_one(
+    found: NetworkInfo,
+    leases: Sequence[NetworkLease],
+    reservations: Sequence[NetworkReservation],
+) -> None:
     print_fields(
         [
             ("name", found.name),
@@ -95,6 +99,10 @@ def _print_one(found: NetworkInfo, leases: Sequence[NetworkLease]) -> None:
             ("subnets", ", ".join(found.subnets)),
             ("dhcp", ", ".join(found.dhcp)),
             ("machines", ", ".join(found.machines)),
+            *(
+                ("reserved", " ".join(filter(None, (kept.address, kept.mac, kept.name))))
+                for kept in reservations
+            ),
             *(("lease", f"{lease.address} {lease.mac} {lease.name}".rstrip()) for lease in leases),
         ]
     )
@@ -104,12 +112,20 @@ def _print_one(found: NetworkInfo, leases: Sequence[NetworkLease]) -> None:
 @_name
 @pass_app
 def info(app: App, name: str) -> None:
-    """Show all that is known of the network NAME, and the addresses that its guests were given."""
+    """Show all that is known of the network NAME, and the addresses of its guests.
+
+    What is reserved is kept for a guest, be it there or not; a lease is what one was given.
+    """
     with app.connect() as host:
         found = host.networks.info(name)
         leases = host.networks.leases(name)
-    data = {**asdict(found), "leases": [asdict(lease) for lease in leases]}
-    app.show(data, lambda: _print_one(found, leases))
+        reservations = host.networks.reservations(name)
+    data = {
+        **asdict(found),
+        "leases": [asdict(lease) for lease in leases],
+        "reservations": [asdict(kept) for kept in reservations],
+    }
+    app.show(data, lambda: _print_one(found, leases, reservations))
 
 
 @command("start")

@@ -79,6 +79,11 @@ def list_nics(app: App, name: str) -> None:
 @click.option("--user", is_flag=True, help="Or QEMU's own user-mode network.")
 @click.option("--model", metavar="MODEL", help="The hardware that the guest sees.")
 @click.option("--mac", metavar="MAC", help="Its MAC address; vmctl chooses one if not given.")
+@click.option(
+    "--reserve",
+    metavar="ADDRESS",
+    help="The address that the network's DHCP server keeps for it; or yes, or no.",
+)
 @_next_start
 @pass_app
 def attach(app: App, /, name: str, next_start: bool, **given: Any) -> None:
@@ -87,7 +92,11 @@ def attach(app: App, /, name: str, next_start: bool, **given: Any) -> None:
 
     if sum(bool(given[way]) for way in ("network", "bridge", "user")) != 1:
         raise click.UsageError("give one of --network, --bridge and --user")
-    spec = NicSpec.model_validate({key: value for key, value in given.items() if value})
+    reserve = given.pop("reserve")
+    wanted = {key: value for key, value in given.items() if value}
+    if reserve is not None:
+        wanted["reserve"] = {"yes": True, "no": False}.get(reserve, reserve)
+    spec = NicSpec.model_validate(wanted)
     with app.machine(name) as machine, app.progress(passing=True) as progress:
         made = machine.nics.attach(spec, next_start=next_start, progress=progress)
     app.show(made, lambda: _print([made]))

@@ -32,6 +32,7 @@ from vmctl.hypervisor.exports import being_exported
 from vmctl.hypervisor.metadata import Phase, Record, Role
 from vmctl.hypervisor.snapshots import details_of
 from vmctl.launch import Surroundings
+from vmctl.networking.reserving import reserve
 from vmctl.progress import ProgressCallback, Reporter, being_undone
 from vmctl.removal import remove_machine
 from vmctl.renaming import refuse_bad_name
@@ -149,6 +150,7 @@ class _Making:
             with self._reporter.phase("define"):
                 xml = plan.xml(record)
                 names.define(self._connection, xml, name=plan.name, uuid=plan.uuid)
+                reserve(self._clone, plan.spec, plan.addresses)
             with self._reporter.phase("disks") as phase:
                 copying = Copying(self._origin, plan, self._clone, phase)
                 self._notes += copying.run(self._still)

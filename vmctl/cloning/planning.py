@@ -17,6 +17,7 @@ from vmctl.hypervisor.claims import own_name
 from vmctl.hypervisor.metadata import NAMESPACE, OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.networks import is_active
 from vmctl.hypervisor.pools import Pool, open_pool
+from vmctl.networking.reserving import PlannedAddress, plan_addresses, refuse_taken_macs
 from vmctl.render.clone import CloneIdentity, clone_definition
 from vmctl.render.iso import build_iso
 from vmctl.render.seed import SeedIdentity
@@ -60,6 +61,8 @@ class ClonePlan:
         copies: Those that are copies.
         contents: Those that are new, with what is in them.
         record: What its metadata says from its first moment on.
+        spec: Its spec.
+        addresses: What networks are to keep for it.
         notes: One sentence for each thing that is not as it is in its source.
     """
 
@@ -69,6 +72,8 @@ class ClonePlan:
     copies: tuple[Copy, ...]
     contents: tuple[tuple[OwnedVolume, bytes], ...]
     record: Record
+    spec: VMSpec
+    addresses: tuple[PlannedAddress, ...]
     notes: tuple[str, ...]
     _definition: str
     _identity: CloneIdentity
@@ -104,6 +109,7 @@ def plan_clone(
         UnsupportedError: It can't be cloned, or has what two machines can't both have.
         NotFoundError: The pool, a network or a volume isn't there.
         ResourceError: The pool has no room.
+        SpecError: It can't have an address that it is given.
     """
     uuid = str(uuid_module.uuid4())
     source = origin.record
@@ -111,6 +117,9 @@ def plan_clone(
     connection = origin.domain.connection
     for network in origin.domain.networks():
         is_active(connection, network)
+    if any(path.endswith(".mac") for path in values):
+        refuse_taken_macs(connection, wanted.spec.nics)
+    addresses = plan_addresses(connection, wanted.spec, uuid)
     pool = open_pool(connection, pool_name)
     refuse_closed_folder(connection, pool.name)
     namer = _Namer(name, uuid, pool)
@@ -140,6 +149,7 @@ def plan_clone(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             owner=own_name(),
             spec=wanted.recorded(),
+            addresses=tuple(planned.entry for planned in addresses),
             volumes=tuple(namer.owned),
             # Copied byte by byte, a disk lies on its image as before.
             bases=source.bases if linked or origin.inside else (),
@@ -148,6 +158,8 @@ def plan_clone(
             ssh_user=source.ssh_user,
             copied_from=source.uuid,
         ),
+        spec=wanted.spec,
+        addresses=addresses,
         _definition=origin.definition,
         _identity=identity,
     )

@@ -16,7 +16,7 @@ from vmctl.spec import VMSpec
 __all__ = ["Wanted", "wanted_spec"]
 
 _CHANGEABLE = re.compile(
-    r"nics(\[\d+\]|\.[0-9a-fA-F:]+)\.(address|gateway|nameservers|dhcp|mac|forwards)"
+    r"nics(\[\d+\]|\.[0-9a-fA-F:]+)\.(address|gateway|nameservers|dhcp|mac|reserve|forwards)"
     r"|graphics\[\d+\]\.port|cloud_init\.(hostname|fqdn|network_config)"
 )
 _STATIC = ("address", "gateway")
@@ -91,7 +91,7 @@ def _refuse_unchangeable(values: Mapping[str, Any]) -> None:
         if _CHANGEABLE.fullmatch(path) is None:
             raise UsageError(
                 f"{path[:80]!r} is not what a clone can be given",
-                hint="nics[0].address, gateway, nameservers, dhcp, mac and forwards, "
+                hint="nics[0].address, gateway, nameservers, dhcp, mac, reserve and forwards, "
                 "graphics[0].port, and cloud_init.hostname, fqdn and network_config can; "
                 "for all else use `vmctl set` afterwards",
             )
@@ -137,6 +137,7 @@ def _leave_addresses_out(before: dict[str, Any], data: dict[str, Any]) -> None:
     ):
         if new.get("mac") == old.get("mac"):
             new["mac"] = None
+        _leave_reserved_out(number, old, new)
         own = {address.split("/")[0] for address in _listed(old.get("address"))}
         kept = own & {address.split("/")[0] for address in _listed(new.get("address"))}
         if kept:
@@ -151,6 +152,20 @@ def _leave_addresses_out(before: dict[str, Any], data: dict[str, Any]) -> None:
                 new.pop(key, None)
             if new.get("dhcp") is False:
                 new["dhcp"] = None
+
+
+def _leave_reserved_out(number: int, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Let one be reserved for the clone that is not its source's."""
+    own, wanted = old.get("reserve"), new.get("reserve")
+    if not isinstance(own, str | list):
+        return
+    if wanted == own:
+        new["reserve"] = True
+    elif isinstance(wanted, str | list) and (both := set(_listed(own)) & set(_listed(wanted))):
+        raise UsageError(
+            f"{sorted(both)[0]} is reserved for nics[{number}] of its source",
+            hint="leave it out, or give another",
+        )
 
 
 def _without_ports(before: dict[str, Any], data: dict[str, Any]) -> list[str]:

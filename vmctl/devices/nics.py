@@ -16,6 +16,7 @@ from vmctl.hypervisor import hotplug, networks, tuning
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.hotplug import Scope
 from vmctl.hypervisor.metadata import Pending
+from vmctl.networking.reserving import plan_addresses, refuse_taken_macs, reserve
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.render.attached import render_nic
 from vmctl.render.choices import refuse_nic
@@ -139,7 +140,7 @@ def attach_nic(
         progress: Told of the one phase, ``attach``.
 
     Raises:
-        SpecError: The machine can have no such NIC.
+        SpecError: The machine can have no such NIC, or not with this address.
         UnsupportedError: The running machine can't get it, or the host can't have it.
         NotFoundError: There is no such network.
         ConflictError: Somebody else is at work on the machine.
@@ -149,10 +150,11 @@ def attach_nic(
         _refuse_taken(domain, before, nic)
         with as_given("the NIC", f"nics[{len(before.nics)}]"):
             spec = with_macs(with_drives(before, nics=(*before.nics, nic)), domain.uuid)
+            first = len(before.nics)
+            refuse_taken_macs(domain.connection, (nic,), uuid=domain.uuid, first=first)
+            planned = plan_addresses(domain.connection, spec, domain.uuid, first=first)
         new = spec.nics[-1]
         refuse_nic(new, "the new NIC", facts)
-        if new.network is not None:
-            networks.is_active(domain.connection, new.network)
         scope = hotplug.scope_of(domain, next_start=next_start)
         problem = why_not_attached_live(domain) if scope.now else None
         if problem is not None:
@@ -161,6 +163,9 @@ def attach_nic(
         mac = new.mac or ""
 
         def act() -> None:
+            kept = (*record.addresses, *(entry.entry for entry in planned))
+            domain.update_record(addresses=kept)
+            reserve(domain, spec, planned)
             if new.network is not None and scope.now:
                 networks.ensure_active(domain.connection, new.network)
             with Reporter(domain.name, progress).phase("attach"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,10 +62,28 @@ def static_addresses(spec: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def known_addresses(domain: Domain, state: State, record: Record | None) -> tuple[str, ...]:
-    """Return the addresses that are known without asking the guest: fixed ones, and leases."""
-    fixed = [] if record is None else static_addresses(record.spec).values()
-    found = [address for group in fixed for address in group]
+def known_addresses(
+    domain: Domain,
+    state: State,
+    record: Record | None,
+    *,
+    kept: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[str, ...]:
+    """Return the addresses that are known without asking the guest.
+
+    Those are fixed ones, those that networks keep for it, and leases.
+
+    Args:
+        domain: The machine.
+        state: Its state.
+        record: What vmctl knows of it.
+        kept: What networks keep, by MAC address, where that was asked for.
+    """
+    fixed = {} if record is None else static_addresses(record.spec)
+    found = [address for group in fixed.values() for address in group]
+    if record is not None:
+        found += [entry.address for entry in record.addresses]
+    found += [address for mac in fixed for address in (kept or {}).get(mac, ())]
     if state in {State.RUNNING, State.PAUSED, State.IDLE}:
         # It may have stopped, or gone, since it was listed; and its network may be gone.
         with suppress(VmctlError):

@@ -109,6 +109,15 @@ def mentions(root: etree._Element, word: str) -> bool:
     return any(word in map(str, node.attrib.values()) for node in root.iterfind("devices//*"))
 
 
+def plugged_in(root: etree._Element) -> set[tuple[str, str]]:
+    """Return MAC address and network of each NIC that joins one of libvirt's."""
+    return {
+        (identity_of(node), source.get("network", ""))
+        for node in device_nodes(root, "interface")
+        if (source := node.find("source")) is not None and source.get("network")
+    }
+
+
 def has_controller(root: etree._Element, kind: str) -> bool:
     """Return whether there is a controller of a kind (``scsi``, ``usb``)."""
     nodes = device_nodes(root, "controller")

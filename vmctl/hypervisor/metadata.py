@@ -15,6 +15,7 @@ from typing import Any
 from lxml import etree
 
 from vmctl.hypervisor.claims import Claim
+from vmctl.hypervisor.reserved_addresses import ReservedAddress
 
 __all__ = [
     "KEY",
@@ -205,6 +206,7 @@ class Record:
         brought: Those of them that this launch uploads; until it succeeds, they go with it.
         started_networks: Networks that did not run before this launch; until it succeeds, they are
             stopped with it.
+        addresses: What networks keep for it; recorded before they do.
         instance_id: cloud-init's instance-id.
         host_key: The guest's public SSH host key, ``ssh-ed25519 AAAA...``; empty without
             cloud-init.
@@ -232,6 +234,7 @@ class Record:
     bases: tuple[tuple[str, str], ...] = ()
     brought: tuple[tuple[str, str], ...] = ()
     started_networks: tuple[str, ...] = ()
+    addresses: tuple[ReservedAddress, ...] = ()
     instance_id: str = ""
     host_key: str = ""
     ssh_user: str = ""
@@ -261,6 +264,17 @@ class Record:
         root = etree.Element(tag, nsmap={KEY: NAMESPACE} if prefixed else None)
         for name, value in self._attributes().items():
             root.set(name, value)
+        self._add_lists(root)
+        for name, text in self._texts().items():
+            etree.SubElement(root, name).text = text
+        for tag, claim in (("claim", self.claim), ("exported-by", self.exported_by)):
+            if claim is not None:
+                _add_claim(root, tag, claim)
+        for loan in self.lent:
+            _add_claim(root, "lent", loan.claim, snapshot=loan.snapshot)
+        return etree.tostring(root, encoding="unicode")
+
+    def _add_lists(self, root: etree._Element) -> None:
         for volume in self.volumes:
             etree.SubElement(
                 root, "volume", pool=volume.pool, name=volume.name, role=volume.role.value
@@ -270,14 +284,8 @@ class Record:
                 etree.SubElement(root, tag, pool=pool, name=name)
         for name in self.started_networks:
             etree.SubElement(root, "started-network", name=name)
-        for name, text in self._texts().items():
-            etree.SubElement(root, name).text = text
-        for tag, claim in (("claim", self.claim), ("exported-by", self.exported_by)):
-            if claim is not None:
-                _add_claim(root, tag, claim)
-        for loan in self.lent:
-            _add_claim(root, "lent", loan.claim, snapshot=loan.snapshot)
-        return etree.tostring(root, encoding="unicode")
+        for entry in self.addresses:
+            entry.add_to(root)
 
     def _attributes(self) -> dict[str, str]:
         found = {"uuid": self.uuid, "phase": self.phase.value}
@@ -331,6 +339,7 @@ class Record:
             started_networks=tuple(
                 node.get("name", "") for node in root.findall("started-network")
             ),
+            addresses=ReservedAddress.all_in(root),
             instance_id=root.findtext("instance-id") or "",
             host_key=root.findtext("host-key") or "",
             ssh_user=root.findtext("ssh-user") or "",

@@ -14,6 +14,7 @@ from vmctl.intent.differences import Action, Difference
 from vmctl.intent.planning import ChangePlan, Machine, is_any_time, merged, recorded_spec
 from vmctl.intent.redefining import redefine
 from vmctl.intent.rules import When
+from vmctl.networking.moving import moved
 from vmctl.progress import Phase
 
 __all__ = ["Applied", "apply"]
@@ -139,7 +140,9 @@ def _redefine(domain: Domain, look: Callable[[], Machine], rest: list[Difference
         machine = look()
         wanted = merged(recorded_spec(machine), rest)
         refuse_more_than_host(domain.name, wanted.memory, machine.facts)
-        redefine(domain, machine, record, wanted.resolved(networks=machine.facts.privileged))
+        resolved = wanted.resolved(networks=machine.facts.privileged)
+        with moved(domain, record, recorded_spec(machine), resolved) as now:
+            redefine(domain, machine, now, resolved)
         for entry in rest:
             if entry.path == "autostart":
                 domain.set_autostart(on=bool(entry.after))

@@ -57,6 +57,7 @@ _WHY_ANEW = {
     "nics.*.gateway": _FIRST_BOOT,
     "nics.*.nameservers": _FIRST_BOOT,
     "nics.*.dhcp": _FIRST_BOOT,
+    "nics.*.reserve": "it was reserved with the NIC: detach that, and attach it anew",
     "boot.kernel": "it was uploaded when the machine was made",
     "boot.initrd": "it was uploaded when the machine was made",
 }

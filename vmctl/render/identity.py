@@ -25,6 +25,15 @@ def mac_address(uuid: str, index: int) -> str:
     return ":".join((_QEMU_PREFIX, digest[0:2], digest[2:4], digest[4:6]))
 
 
+def _mac_of_address(network: str, address: str, attempt: int) -> str:
+    """Derive the MAC address of a NIC that is to have a certain address of its network.
+
+    A DHCP server gives an address to no other MAC address until its lease is over, be the machine
+    that had it gone or not. So whoever has it next is the same NIC to it.
+    """
+    return mac_address(f"{network}/{address}", attempt)
+
+
 def machine_id_of(uuid: str) -> str:
     """Return the machine-id of a guest: its machine's UUID, as systemd itself does it.
 
@@ -42,6 +51,8 @@ def with_macs(spec: VMSpec, uuid: str) -> VMSpec:
         mac, attempt = nic.mac, index
         while mac is None:
             derived = mac_address(uuid, attempt)
+            if nic.reserved:
+                derived = _mac_of_address(nic.network or "", nic.reserved[0], attempt - index)
             mac = derived if derived not in taken else None
             attempt += len(resolved.nics)
         taken.add(mac)

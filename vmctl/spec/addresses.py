@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 __all__ = [
     "BridgeName",
@@ -14,6 +14,7 @@ __all__ = [
     "InterfaceAddress",
     "IpAddress",
     "MacAddress",
+    "Reserve",
     "SubnetOrAuto",
 ]
 
@@ -69,6 +70,18 @@ def _subnet(text: str) -> str:
         raise ValueError(f"{text[:60]!r} is an address in {whole}; write that") from None
 
 
+def _reserve(value: Any) -> Any:
+    if isinstance(value, str):
+        value = (value,)
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError("true, false, an IP address, or a list of them")
+    if not value:
+        raise ValueError("is an empty list; write false")
+    return tuple(_ip(entry) for entry in value)
+
+
 def _bridge(name: str) -> str:
     return _device(name, "a bridge's name")
 
@@ -87,6 +100,13 @@ InterfaceAddress = Annotated[str, AfterValidator(_interface)]
 
 IpAddress = Annotated[str, AfterValidator(_ip)]
 """An IP address."""
+
+Reserve = Annotated[
+    bool | tuple[str, ...],
+    # All of it here: of a union, pydantic would tell what is wrong by each of its members.
+    BeforeValidator(_reserve, json_schema_input_type=bool | str | list[str]),
+]
+"""Whether an address is reserved, or which: one, or a list."""
 
 SubnetOrAuto = Annotated[str, AfterValidator(_subnet)]
 """An IP network with its prefix length, or ``auto``."""

@@ -45,11 +45,12 @@ def _check_duplicates(spec: VMSpec) -> Iterator[SpecProblem]:
             yield SpecProblem(f"nics[{index}].mac", f"{nic.mac} is nics[{macs[nic.mac]}]'s already")
         if nic.mac is not None:
             macs[nic.mac] = index
-        for text in nic.address:
-            address = text.partition("/")[0]
+        given = [("address", text.partition("/")[0]) for text in nic.address]
+        given += [("reserve", text) for text in nic.reserved]
+        for field, address in given:
             if address in addresses:
                 yield SpecProblem(
-                    f"nics[{index}].address", f"{address} is nics[{addresses[address]}]'s already"
+                    f"nics[{index}].{field}", f"{address} is nics[{addresses[address]}]'s already"
                 )
             addresses[address] = index
 

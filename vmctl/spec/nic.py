@@ -12,7 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from vmctl.errors import SpecProblem
-from vmctl.spec.addresses import BridgeName, InterfaceAddress, IpAddress, MacAddress
+from vmctl.spec.addresses import BridgeName, InterfaceAddress, IpAddress, MacAddress, Reserve
 from vmctl.spec.base import SpecModel
 from vmctl.spec.limits import BandwidthSpec
 from vmctl.spec.text import ObjectName, TextOrList
@@ -93,6 +93,9 @@ class NicSpec(SpecModel):
     """DNS servers: one, or a list."""
     dhcp: bool | None = None
     """Whether to ask for an address by DHCP; true when no static address is given."""
+    reserve: Reserve | None = None
+    """Whether the network's DHCP server keeps an address for it, or which: one, or one each of IPv4
+    and IPv6. When it is not given, it does so on networks that vmctl made."""
     forwards: tuple[ForwardSpec, ...] = ()
     """Ports of the host that lead into the guest; on user-mode NICs only."""
     link: LinkState = LinkState.UP
@@ -131,6 +134,7 @@ class NicSpec(SpecModel):
         problems = self._type_problems()
         problems.extend(self._address_problems())
         problems.extend(self._gateway_problems())
+        problems.extend(self._reserve_problems())
         return problems
 
     def _type_problems(self) -> list[SpecProblem]:
@@ -193,6 +197,32 @@ class NicSpec(SpecModel):
             elif not gateway.is_link_local and not any(gateway in net for net in networks):
                 nets = ", ".join(str(network) for network in networks)
                 problems.append(SpecProblem(path, f"{text} is not inside {nets}"))
+        return problems
+
+    @property
+    def reserved(self) -> tuple[str, ...]:
+        """The addresses that are to be reserved, where they are given."""
+        return self.reserve if isinstance(self.reserve, tuple) else ()
+
+    def _reserve_problems(self) -> list[SpecProblem]:
+        if not self.reserve:
+            return []
+        if self.type is not NicType.NETWORK:
+            return [SpecProblem("reserve", f"a NIC of type {self.type} has no DHCP server to ask")]
+        if self.reserved and not self.wants_dhcp:
+            return [SpecProblem("reserve", "the guest has a static address, and asks for none")]
+        problems = []
+        versions = set()
+        for index, text in enumerate(self.reserved):
+            path = f"reserve[{index}]" if len(self.reserved) > 1 else "reserve"
+            address = ipaddress.ip_address(text)
+            if address.is_multicast or address.is_unspecified or address.is_loopback:
+                problems.append(SpecProblem(path, f"{text} is not a host's address"))
+            elif address.version in versions:
+                problems.append(
+                    SpecProblem(path, f"there is an IPv{address.version} address already")
+                )
+            versions.add(address.version)
         return problems
 
     @classmethod

@@ -10,11 +10,11 @@ from typing import Any, Self
 
 from vmctl import launch
 from vmctl.errors import ImageError
-from vmctl.hypervisor.names import list_domains
 from vmctl.imaging import ova
 from vmctl.imaging.inspection import Image, inspect
 from vmctl.imaging.ovf_spec import machine_name, map_appliance
 from vmctl.imaging.qemu_img import convert
+from vmctl.networking.taken import macs_in_use
 from vmctl.progress import Phase
 from vmctl.spec import VMSpec
 
@@ -94,12 +94,7 @@ def _without_taken_macs(
     spec: VMSpec, around: launch.Surroundings
 ) -> tuple[VMSpec, tuple[str, ...]]:
     """Leave MAC addresses out that a machine of the host has already."""
-    taken = {
-        nic.get("mac"): listed.domain.name
-        for listed in list_domains(around.connection)
-        if listed.record is not None
-        for nic in listed.record.spec.get("nics") or ()
-    }
+    taken = macs_in_use(around.connection)
     nics, warnings = [], []
     for number, nic in enumerate(spec.nics):
         if nic.mac is None or nic.mac not in taken:

@@ -290,6 +290,7 @@ def test_gc_shows_all_that_goes(vmctl: Vmctl, left_over: tuple[str, str]) -> Non
     ]
     (found,) = json.loads(vmctl(*left_over, "gc", "--dry-run", "-f", "json").stdout)
     keys = ["name", "uuid", "phase", "client", "volumes", "networks", "snapshots"]
+    keys.append("addresses")
     assert list(found) == keys
     assert (found["volumes"], found["networks"]) == (["default/web.vda.qcow2", base], ["default"])
 

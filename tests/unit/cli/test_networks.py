@@ -26,7 +26,7 @@ def test_networks_are_listed_and_shown(vmctl: Vmctl) -> None:
     assert list(found) == _KEYS
     assert (found["name"], found["made_by_vmctl"]) == ("default", False)
     shown = json.loads(vmctl(*_JSON, "network", "info", "default").stdout)
-    assert list(shown) == [*_KEYS, "leases"]
+    assert list(shown) == [*_KEYS, "leases", "reservations"]
     assert shown["subnets"] == ["192.168.122.0/24"]
     assert "192.168.122.2-192.168.122.254" in vmctl(*_TEST, "network", "info", "default").stdout
     missing = vmctl(*_TEST, "network", "info", "none")

@@ -25,7 +25,7 @@ def test_plain_data() -> None:
     left = Leftover(name="a", uuid="u", phase="creating", client="c", volumes=("p/v",))
     assert plain([left]) == [
         {"name": "a", "uuid": "u", "phase": "creating", "client": "c", "volumes": ["p/v"]}
-        | {"networks": [], "snapshots": []}
+        | {"networks": [], "snapshots": [], "addresses": []}
     ]
     assert plain({"at": datetime(2024, 1, 2, tzinfo=UTC), "p": Path("/x"), "w": _Word.ONE}) == {
         "at": "2024-01-02T00:00:00+00:00",

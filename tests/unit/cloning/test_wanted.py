@@ -59,6 +59,17 @@ def test_a_static_address_must_be_another() -> None:
     assert (nic.address, nic.gateway, nic.wants_dhcp) == ((), (), True)
 
 
+def test_an_address_that_is_reserved_is_another() -> None:
+    nics = [{"network": "default", "reserve": "192.0.2.10"}, {"network": "b", "reserve": False}]
+    found = wanted(nics=nics)
+    assert [nic.reserve for nic in found.spec.nics] == [True, False]
+    with pytest.raises(UsageError, match=r"192.0.2.10 is reserved for nics\[0\] of its source"):
+        wanted({"nics[0].reserve": ["192.0.2.10", "2001:db8::1"]}, nics=nics)
+    assert wanted({"nics[0].reserve": "192.0.2.11"}, nics=nics).spec.nics[0].reserved == (
+        "192.0.2.11",
+    )
+
+
 def test_ports_of_the_host_are_left_out_or_given() -> None:
     fields: dict[str, Any] = {
         "nics": [{"user": True, "forwards": [{"host": 8080, "guest": 80}]}],

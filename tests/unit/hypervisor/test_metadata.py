@@ -16,6 +16,7 @@ from vmctl.hypervisor.metadata import (
     Role,
     SnapshotWork,
 )
+from vmctl.hypervisor.reserved_addresses import ReservedAddress
 
 # What XML 1.0 can hold; the spec refuses anything else before it gets here.
 _texts = st.text(
@@ -48,6 +49,17 @@ _records = st.builds(
     bases=_images,
     brought=_images,
     started_networks=st.lists(_texts, max_size=2).map(tuple),
+    addresses=st.lists(
+        st.builds(
+            ReservedAddress,
+            network=_texts,
+            mac=_texts,
+            address=_texts,
+            name=_texts,
+            static=st.booleans(),
+        ),
+        max_size=2,
+    ).map(tuple),
     instance_id=_texts,
     host_key=_texts,
     ssh_user=_texts,

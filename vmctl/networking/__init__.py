@@ -1,0 +1,1 @@
+"""What networks and machines have to do with each other: who has which address."""
