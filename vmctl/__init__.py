@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from vmctl.intent.differences import Difference
     from vmctl.intent.drift import Deviation
     from vmctl.intent.planning import ChangePlan
+    from vmctl.marked_block import write_block
+    from vmctl.networking.discovery import AddressReport
     from vmctl.networks import NetworkInfo, NetworkLease, NetworkReservation
     from vmctl.pools import PoolInfo
     from vmctl.power import StartReport
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
 
 _ERRORS = "vmctl.errors"
 _HOMES = {
+    "AddressReport": "vmctl.networking.discovery",
     "Applied": "vmctl.intent.applying",
     "AttachedDisk": "vmctl.devices.disks",
     "AttachedNic": "vmctl.devices.nics",
@@ -160,10 +163,12 @@ _HOMES = {
     "preview_documents": "vmctl.preview",
     "start_host": "vmctl.hosts",
     "stop_host": "vmctl.hosts",
+    "write_block": "vmctl.marked_block",
 }
 
 __all__ = [
     "VM",
+    "AddressReport",
     "Applied",
     "AttachedDisk",
     "AttachedNic",
@@ -245,6 +250,7 @@ __all__ = [
     "preview_documents",
     "start_host",
     "stop_host",
+    "write_block",
 ]
 
 

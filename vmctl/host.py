@@ -378,6 +378,22 @@ class Host:
 
         return listing.list_machines(self._connection, details=details)
 
+    def hosts_file(self, network: str | None = None) -> str:
+        """Return lines for ``/etc/hosts`` with the machines of vmctl's, for this very machine.
+
+        They have the addresses that are known without asking the guests: static ones, reserved
+        ones, and leases.
+
+        Args:
+            network: The network whose guests are meant; None: all of them.
+
+        Raises:
+            NotFoundError: There is no such network.
+        """
+        from vmctl.networking.hosts_file import hosts_file
+
+        return hosts_file(self._connection, network)
+
     def stats(
         self,
         *names: str,

@@ -7,7 +7,7 @@ what attaches disks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from vmctl.intent.applying import Applied
     from vmctl.intent.asking import Intent
     from vmctl.intent.planning import ChangePlan
+    from vmctl.networking.discovery import AddressReport
     from vmctl.progress import ProgressCallback
     from vmctl.screen import Screen
     from vmctl.snapshots import Snapshots
@@ -127,6 +128,12 @@ class VM(Lifecycle, Inside, Cloning, BackingUp):
             reach=self._host.reach,
             next_snapshot=("", "") if record is None else self.snapshots.outlook(),
         )
+
+    def addresses(self) -> Sequence[AddressReport]:
+        """Return what each source says of its addresses, NIC by NIC, and why it says nothing."""
+        from vmctl.networking.discovery import report_addresses
+
+        return report_addresses(self._domain, self._domain.record(), reach=self._host.reach)
 
     def stats(self, *, since: MachineStats | None = None, interval: float = 0.0) -> MachineStats:
         """Measure what it uses.

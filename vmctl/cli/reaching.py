@@ -13,6 +13,7 @@ import click
 from vmctl.cli.context import App, machine_names, pass_app
 from vmctl.cli.errors import complain, transport
 from vmctl.cli.lazy import command
+from vmctl.cli.naming import block_option, put
 from vmctl.errors import VmctlError
 
 __all__ = ["forward", "ssh_config", "ssh_proxy"]
@@ -104,18 +105,18 @@ def _print(name: str, found: list[dict[str, object]]) -> None:
 
 @command("ssh-config")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=machine_names)
+@block_option
 @pass_app
-def ssh_config(app: App, names: tuple[str, ...]) -> None:
+def ssh_config(app: App, names: tuple[str, ...], file: str | None) -> None:
     """Print lines for ~/.ssh/config, by which ssh, scp and rsync reach the guests of NAME.
 
     They go through vmctl wherever the guest is, and accept its host key and no other.
     """
     with app.connect() as host:
         texts = {name: app.find(host, name).ssh_config() for name in dict.fromkeys(names)}
-    app.show(
-        [{"name": name, "config": text} for name, text in texts.items()],
-        lambda: click.echo("\n".join(texts.values()), nl=False),
-    )
+        label = f"vmctl ssh-config {host.uri}"
+    data = [{"name": name, "config": text} for name, text in texts.items()]
+    put(app, data, "\n".join(texts.values()), label=label, file=file)
 
 
 @command("ssh-proxy")

@@ -78,6 +78,8 @@ _SECTIONS = {
     },
     "Networks": {
         "network": f"{_PACKAGE}.network:network",
+        "addresses": f"{_PACKAGE}.naming:addresses",
+        "hosts-file": f"{_PACKAGE}.naming:hosts_file",
     },
     "Specs": {
         "validate": f"{_PACKAGE}.spec:validate",
