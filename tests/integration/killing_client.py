@@ -30,6 +30,7 @@ CHANGING = {
     "virDomainSnapshotCreateXML",
     "virDomainCheckpointDelete",
     "virNetworkCreate",
+    "virNetworkUpdate",
     "virNetworkDestroy",
     "virStorageVolCreateXML",
     "virStorageVolCreateXMLFrom",

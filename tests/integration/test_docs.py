@@ -53,6 +53,7 @@ PAGES = {
     "docs/how-to/static-address.md": HOST,
     "docs/how-to/pools-and-volumes.md": HOST,
     "docs/how-to/networks.md": HOST,
+    "docs/how-to/addresses.md": HOST,
     "docs/how-to/failed-launch.md": HOST,
     "docs/how-to/no-network.md": HOST,
     "docs/how-to/images.md": HOST,
