@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
 
-# How long an example takes depends on what else the machine does.
-settings.register_profile("vmctl", deadline=None)
+# How long an example takes depends on what else the machine does. Each run plays the same ones;
+# VMCTL_TEST_FUZZ=1 looks for others, which become examples of their tests where one fails.
+settings.register_profile(
+    "vmctl", deadline=None, derandomize="VMCTL_TEST_FUZZ" not in os.environ, database=None
+)
 settings.load_profile("vmctl")
 
 

@@ -210,6 +210,8 @@ def play(player: Player, steps: int) -> None:
                 max_examples=lives,
                 stateful_step_count=_STEPS_OF_A_LIFE,
                 deadline=None,
+                # By its own seed.
+                derandomize=False,
                 database=None,
                 phases=(Phase.generate,),
                 suppress_health_check=list(HealthCheck),

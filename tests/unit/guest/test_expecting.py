@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vmctl.errors import UsageError
@@ -42,9 +42,13 @@ def test_of_two_at_the_same_place_the_first_one_is_taken() -> None:
 
 
 @given(st.binary(max_size=60), st.integers(min_value=0, max_value=60))
+@example(b"\x1b]", 0)
 def test_where_it_is_cut_does_not_matter(written: bytes, cut: int) -> None:
     whole, parts = fed(written + b" end"), fed(written[:cut], written[cut:], b" end")
-    assert parts.text == whole.text == clean(written + b" end")
+    assert parts.text == whole.text
+    # A title has no end but its own, so that what comes after one without waits for that.
+    if b"\x1b]" not in written:
+        assert whole.text == clean(written + b" end")
 
 
 def test_a_sequence_that_comes_in_pieces_is_no_text() -> None:
