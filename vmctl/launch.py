@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vmctl import bases, power
+from vmctl import bases, nic_filters, power
 from vmctl.errors import ConflictError, NotFoundError, RollbackError, VmctlError
 from vmctl.guest.identity import KeyPair
 from vmctl.guest.reach import Reach
@@ -252,6 +252,8 @@ class _Transaction:
                 name=plan.spec.name,
                 uuid=plan.uuid,
             )
+            # Once a definition refers to them, nobody removes them.
+            nic_filters.ensure(self._around.connection, plan.spec.nics, self._around.templates)
 
     def _make_volumes(self, plan: Plan, domain: Domain) -> None:
         with self._reporter.phase("disks") as phase:

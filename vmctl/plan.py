@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vmctl import bases
+from vmctl import bases, nic_filters
 from vmctl.client_files import unreadable, with_key_files
 from vmctl.errors import ResourceError, SpecError, SpecProblem, UsageError
 from vmctl.existing import existing_source
@@ -139,6 +139,8 @@ def make_plan(
     _check_networks(spec, connection)
     refuse_taken_macs(connection, wanted.nics)
     addresses = plan_addresses(connection, spec, identifier)
+    called = ((f"nics[{number}]", nic) for number, nic in enumerate(spec.nics))
+    nic_filters.refuse_unfilterable(connection, called)
     pool = open_pool(connection, pool_name)
     refuse_closed_folder(connection, pool.name)
     builder = _Builder(spec, identifier, pool, reporter, imported)
@@ -179,6 +181,7 @@ def make_plan(
             kernel=kernel,
             initrd=initrd,
             nvram=nvram,
+            addresses=nic_filters.known_addresses(connection, spec.nics),
         ),
         record=Record(
             uuid=identifier,

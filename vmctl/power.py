@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from vmctl import nic_filters
 from vmctl.errors import (
     GuestUnreachableError,
     HypervisorError,
@@ -67,6 +68,7 @@ def start(
         refuse_disks_in_use(domain)
     for name in domain.networks():
         networks.ensure_active(domain.connection, name)
+    nic_filters.ensure_recorded(domain, spec)
     restored = not discard_saved and saves.has_saved_state(domain)
     if restored and phase is not None:
         phase.update("going on from its saved state")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from vmctl import bases
+from vmctl import bases, nic_filters
 from vmctl.errors import (
     ConflictError,
     HostUnavailableError,
@@ -185,6 +185,8 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
         ) from next(iter(failed.values()))
     with suppress(NotFoundError):
         domain.undefine()
+    if nic_filters.is_filtered(record.spec):
+        nic_filters.forget_unused(domain.connection)
 
 
 def _let_go_of_source(domain: Domain, record: Record) -> None:

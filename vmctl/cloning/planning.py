@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from vmctl import nic_filters
 from vmctl.cloning.origin import CopiedPart, Origin
 from vmctl.cloning.wanted import Wanted, wanted_spec
 from vmctl.errors import UnsupportedError
@@ -20,6 +21,8 @@ from vmctl.hypervisor.pools import Pool, open_pool
 from vmctl.networking.reserving import PlannedAddress, plan_addresses, refuse_taken_macs
 from vmctl.render.clone import CloneIdentity, clone_definition
 from vmctl.render.iso import build_iso
+from vmctl.render.nwfilter import NicFilter
+from vmctl.render.nwfilter import nic_filters as render_nic_filters
 from vmctl.render.seed import SeedIdentity
 from vmctl.render.seed_clone import render_clone_seed
 from vmctl.render.templates import Templates
@@ -224,12 +227,18 @@ def _identity(
             uuid=uuid,
             namespace=NAMESPACE,
             macs=wanted.macs,
+            filters=_filters(origin, wanted.spec),
             paths=paths,
             formats={copy.part.target: copy.format for copy in copies if copy.part.target},
             nvram=nvram,
         ),
         notes,
     )
+
+
+def _filters(origin: Origin, spec: VMSpec) -> dict[str, NicFilter]:
+    known = nic_filters.known_addresses(origin.domain.connection, spec.nics)
+    return render_nic_filters(spec, known)
 
 
 def _with_copies(spec: VMSpec, copies: tuple[Copy, ...], *, alone: bool) -> VMSpec:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lxml import etree
 
-from vmctl import power
+from vmctl import nic_filters, power
 from vmctl.changes import carry_out, changing
 from vmctl.devices.disk_detaching import DETACH_SECONDS
 from vmctl.devices.machine import as_given, not_live, port_problem, recorded, spec_of, with_drives
@@ -50,6 +50,7 @@ class AttachedNic:
         source: The network or the bridge; empty in user mode.
         model: The hardware that the guest sees.
         link: ``up`` or ``down``.
+        filter: The packet filter that it has; empty for none.
         bandwidth: ``inbound`` and ``outbound`` to ``average``, ``peak`` and ``burst``, in KiB.
         now: Whether the running machine has it; False for a machine that is off.
         later: Whether the machine has it at its next start.
@@ -60,6 +61,7 @@ class AttachedNic:
     source: str
     model: str
     link: str = "up"
+    filter: str = ""
     bandwidth: dict[str, dict[str, int]] = field(default_factory=dict)
     now: bool = False
     later: bool = True
@@ -67,21 +69,23 @@ class AttachedNic:
 
 def list_nics(domain: Domain) -> Sequence[AttachedNic]:
     """Return the NICs that the machine has now, or will have at its next start."""
-    later = _nodes(domain, later=True)
-    now = _nodes(domain, later=False) if domain.is_active() else {}
+    later = nic_nodes(domain, later=True)
+    now = nic_nodes(domain, later=False) if domain.is_active() else {}
     return [
         _describe(mac, node, now=mac in now, later=mac in later)
         for mac, node in {**later, **now}.items()
     ]
 
 
-def _nodes(domain: Domain, *, later: bool) -> dict[str, etree._Element]:
+def nic_nodes(domain: Domain, *, later: bool) -> dict[str, etree._Element]:
     nodes = hotplug.device_nodes(hotplug.definition(domain, later=later), "interface")
     return {hotplug.identity_of(node): node for node in nodes}
 
 
 def _describe(mac: str, node: etree._Element, *, now: bool, later: bool) -> AttachedNic:
-    source, model, link = (node.find(tag) for tag in ("source", "model", "link"))
+    source, model, link, guard = (
+        node.find(tag) for tag in ("source", "model", "link", "filterref")
+    )
     rates = node.find("bandwidth")
     return AttachedNic(
         mac=mac,
@@ -91,6 +95,7 @@ def _describe(mac: str, node: etree._Element, *, now: bool, later: bool) -> Atta
         else source.get("network") or source.get("bridge") or source.get("dev") or "",
         model="" if model is None else model.get("type", ""),
         link="up" if link is None else link.get("state", "up"),
+        filter="" if guard is None else guard.get("filter", ""),
         bandwidth={}
         if rates is None
         else {
@@ -102,7 +107,7 @@ def _describe(mac: str, node: etree._Element, *, now: bool, later: bool) -> Atta
     )
 
 
-def _find(domain: Domain, mac: str) -> AttachedNic:
+def find_nic(domain: Domain, mac: str) -> AttachedNic:
     nics = list_nics(domain)
     wanted = mac.lower().replace("-", ":")
     for nic in nics:
@@ -155,12 +160,14 @@ def attach_nic(
             planned = plan_addresses(domain.connection, spec, domain.uuid, first=first)
         new = spec.nics[-1]
         refuse_nic(new, "the new NIC", facts)
+        nic_filters.refuse_unfilterable(domain.connection, [("the new NIC", new)])
         scope = hotplug.scope_of(domain, next_start=next_start)
         problem = why_not_attached_live(domain) if scope.now else None
         if problem is not None:
             raise not_live(problem)
-        xml = render_nic(new, templates=templates)
         mac = new.mac or ""
+        known = nic_filters.known_addresses(domain.connection, [new]).get(mac, ())
+        xml = render_nic(new, known=known, templates=templates)
 
         def act() -> None:
             kept = (*record.addresses, *(entry.entry for entry in planned))
@@ -168,13 +175,14 @@ def attach_nic(
             reserve(domain, spec, planned)
             if new.network is not None and scope.now:
                 networks.ensure_active(domain.connection, new.network)
+            nic_filters.ensure(domain.connection, [new], templates)
             with Reporter(domain.name, progress).phase("attach"):
                 tuning.attach_nic(domain, xml, scope, mac, limited=new.bandwidth is not None)
 
         carry_out(domain, Pending(device=mac, present=True, spec=recorded(spec, record)), act)
         if scope.now and new.forwards:
             power.apply_forwards(domain, recorded(spec, record))
-    return _find(domain, mac)
+    return find_nic(domain, mac)
 
 
 def _refuse_taken(domain: Domain, spec: VMSpec, nic: NicSpec) -> None:
@@ -220,7 +228,7 @@ def detach_nic(
         UnsupportedError: The running machine can't lose it before its next start.
     """
     with changing(domain) as record:
-        nic = _find(domain, mac)
+        nic = find_nic(domain, mac)
         scope = hotplug.scope_of(domain, next_start=next_start)
         problem = why_not_detached_live(domain) if scope.now and nic.now else None
         if problem is not None:
@@ -254,13 +262,13 @@ def set_link(domain: Domain, mac: str, *, up: bool, next_start: bool = False) ->
     """
     state = LinkState.UP if up else LinkState.DOWN
     with changing(domain) as record:
-        nic = _find(domain, mac)
+        nic = find_nic(domain, mac)
         scope = hotplug.scope_of(domain, next_start=next_start)
-        changed = _changed(spec_of(record), domain, nic.mac, link=state)
+        changed = changed_spec(spec_of(record), domain, nic.mac, link=state)
 
         def act() -> None:
             for later in (False, True):
-                node = _nodes(domain, later=later).get(nic.mac)
+                node = nic_nodes(domain, later=later).get(nic.mac)
                 if node is None or not (later or scope.now):
                     continue
                 hotplug.update(
@@ -270,13 +278,13 @@ def set_link(domain: Domain, mac: str, *, up: bool, next_start: bool = False) ->
                     what=f"the NIC {nic.mac}",
                 )
 
-        down = f"{_in_xpath(nic.mac)}/link[@state='down']"
+        down = f"{in_xpath(nic.mac)}/link[@state='down']"
         proof = f"not({down})" if up else f"boolean({down})"
         carry_out(domain, Pending.of_value(recorded(changed, record), proof), act)
-    return _find(domain, mac)
+    return find_nic(domain, mac)
 
 
-def _in_xpath(mac: str) -> str:
+def in_xpath(mac: str) -> str:
     return f"devices/interface[mac/@address='{mac}']"
 
 
@@ -288,7 +296,7 @@ def _with_link(node: etree._Element, state: LinkState) -> str:
     return etree.tostring(node, encoding="unicode")
 
 
-def _changed(spec: VMSpec, domain: Domain, mac: str, **changes: object) -> VMSpec:
+def changed_spec(spec: VMSpec, domain: Domain, mac: str, **changes: object) -> VMSpec:
     known = with_macs(spec, domain.uuid)
     nics = tuple(nic.model_copy(update=changes) if nic.mac == mac else nic for nic in known.nics)
     return known.model_copy(update={"nics": nics})
@@ -310,7 +318,7 @@ def limit_nic(
         UnsupportedError: It is a user-mode NIC, or the host's kernel can't limit one.
     """
     with changing(domain) as record:
-        nic = _find(domain, mac)
+        nic = find_nic(domain, mac)
         if nic.type == "user" and bandwidth is not None:
             raise UnsupportedError(
                 f"{nic.mac} of '{domain.name}' is a user-mode NIC, which can't be limited",
@@ -318,20 +326,20 @@ def limit_nic(
             )
         scope = hotplug.scope_of(domain, next_start=next_start)
         rates = {} if bandwidth is None else bandwidth.model_dump(exclude_none=True)
-        changed = _changed(spec_of(record), domain, nic.mac, bandwidth=bandwidth)
+        changed = changed_spec(spec_of(record), domain, nic.mac, bandwidth=bandwidth)
 
         def act() -> None:
             if nic.type != "user":
                 tuning.set_bandwidth(domain, nic.mac, rates, Scope(now=scope.now and nic.now))
 
         given = [
-            f"{_in_xpath(nic.mac)}/bandwidth/{way}/@{name}='{value}'"
+            f"{in_xpath(nic.mac)}/bandwidth/{way}/@{name}='{value}'"
             for way, values in rates.items()
             for name, value in values.items()
         ]
-        proof = " and ".join(given) or f"not({_in_xpath(nic.mac)}/bandwidth)"
+        proof = " and ".join(given) or f"not({in_xpath(nic.mac)}/bandwidth)"
         carry_out(domain, Pending.of_value(recorded(changed, record), proof), act)
-    return _find(domain, mac)
+    return find_nic(domain, mac)
 
 
 class Nics:
@@ -387,3 +395,23 @@ class Nics:
     ) -> AttachedNic:
         """Limit what it may carry; None takes all limits away."""
         return limit_nic(self._domain, mac, bandwidth, next_start=next_start)
+
+    def set_filters(
+        self,
+        mac: str,
+        *,
+        antispoofing: bool | None = None,
+        security_groups: Sequence[str] | None = None,
+        next_start: bool = False,
+    ) -> AttachedNic:
+        """Say what it may send, and who may reach it; what is None stays as it is."""
+        from vmctl.devices.nic_filtering import filter_nic  # noqa: PLC0415 - it needs this module
+
+        return filter_nic(
+            self._domain,
+            mac,
+            antispoofing=antispoofing,
+            security_groups=security_groups,
+            next_start=next_start,
+            templates=self._templates,
+        )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from vmctl.render.devices import Controller, DriveView, disk_view, drive_address
+from vmctl.render.nwfilter import nic_filter
 from vmctl.render.sources import DiskSource
 from vmctl.render.templates import Templates
 from vmctl.spec import DiskBus, DiskSpec, NicSpec
@@ -77,9 +79,19 @@ def render_medium(
     return _render("disk", {"drive": view}, templates)
 
 
-def render_nic(nic: NicSpec, *, templates: Templates | None = None) -> str:
-    """Render one NIC, which has its MAC address and model."""
-    return _render("nic", {"nic": nic}, templates)
+def render_nic(
+    nic: NicSpec, *, known: Sequence[str] = (), templates: Templates | None = None
+) -> str:
+    """Render one NIC, which has its MAC address and model.
+
+    Args:
+        nic: The NIC, resolved.
+        known: Addresses that it has besides those in its spec.
+        templates: Templates to use instead of the default ones.
+    """
+    said = nic_filter(nic, known, templates)
+    filters = {} if said is None else {nic.mac: said}
+    return _render("nic", {"nic": nic, "nic_filters": filters}, templates)
 
 
 def render_scsi_controller(*, templates: Templates | None = None) -> str:

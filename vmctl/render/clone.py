@@ -16,6 +16,7 @@ from lxml import etree
 from vmctl.errors import UnsupportedError
 from vmctl.render.first_boot import tell_machine_id, without_first_boot
 from vmctl.render.identity import mac_address, machine_id_of
+from vmctl.render.nwfilter import NicFilter
 
 __all__ = ["CloneIdentity", "clone_definition"]
 
@@ -34,6 +35,7 @@ class CloneIdentity:
         record: vmctl's element for its ``<metadata>``, ready.
         namespace: That element's namespace.
         macs: MAC addresses by those of the source; NICs that are not named get one by the UUID.
+        filters: What its NICs say of their packet filters, by their own MAC addresses.
         paths: Where on the host its own parts are, by where those of the source are.
         formats: How its disks are written, by their targets.
         nvram: Where UEFI's variables are; None where it has none.
@@ -45,6 +47,7 @@ class CloneIdentity:
     record: str = ""
     namespace: str = ""
     macs: Mapping[str, str] = field(default_factory=dict)
+    filters: Mapping[str, NicFilter] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     formats: Mapping[str, str] = field(default_factory=dict)
     nvram: str | None = None
@@ -123,8 +126,21 @@ def _replace_nics(root: etree._Element, identity: CloneIdentity) -> None:
             mac.set("address", identity.macs.get(mac.get("address", "").lower(), own))
         _drop_all(nic, "target", "backend/log", "filterref/parameter[@name='IP']")
         _drop_all(nic, "filterref/parameter[@name='MAC']", "filterref/parameter[@name='IPV6']")
+        _replace_filter(nic, identity)
         for parameters in nic.findall("virtualport/parameters"):
             parameters.attrib.pop("interfaceid", "")
+
+
+def _replace_filter(nic: etree._Element, identity: CloneIdentity) -> None:
+    """Let vmctl's filter keep the clone's NIC to its own addresses; others' stay as they are."""
+    mac = nic.find("mac")
+    own = None if mac is None else identity.filters.get(mac.get("address", "").lower())
+    if own is None:
+        return
+    _drop_all(nic, "filterref")
+    node = etree.SubElement(nic, "filterref", filter=own.name)
+    for name, value in own.parameters:
+        etree.SubElement(node, "parameter", name=name, value=value)
 
 
 def _replace_paths(root: etree._Element, identity: CloneIdentity) -> None:

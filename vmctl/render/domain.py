@@ -14,6 +14,7 @@ from vmctl.render.choices import choose_cpu, choose_firmware, domain_type, refus
 from vmctl.render.devices import console_view, controllers, drive_views, serial_views
 from vmctl.render.facts import FirmwareImage, HostFacts
 from vmctl.render.identity import mac_address, with_macs
+from vmctl.render.nwfilter import nic_filters
 from vmctl.render.placement import Placement
 from vmctl.render.shares import share_views
 from vmctl.render.templates import Templates
@@ -55,6 +56,7 @@ def render_domain(
     placement.check(resolved)
     refuse_unsupported(resolved, facts)
     values = _values(resolved, facts, placement, profile, platform)
+    values["nic_filters"] = nic_filters(resolved, placement.addresses, templates)
     return (templates or Templates.default()).xml("domain.xml.j2", values)
 
 

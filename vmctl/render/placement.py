@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from vmctl.errors import UsageError
 from vmctl.render.sources import DiskSource
@@ -31,6 +32,8 @@ class Placement:
         initrd: Path of its initial RAM disk.
         nvram: Path of the file with UEFI's variables, which libvirt makes if it isn't there; None
             for one in libvirt's own folder.
+        addresses: Addresses that NICs have besides those in the spec, by MAC address: what their
+            networks keep for them.
         metadata: A ready XML element to put inside ``<metadata>``; it is trusted.
     """
 
@@ -45,6 +48,7 @@ class Placement:
     kernel: str | None = None
     initrd: str | None = None
     nvram: str | None = None
+    addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
     metadata: str = ""
 
     def check(self, spec: VMSpec) -> None:

@@ -85,7 +85,14 @@ def _nics(spec: VMSpec, profile: Profile, *, networks: bool) -> tuple[NicSpec, .
     nics = spec.nics
     if "nics" not in spec.model_fields_set:
         nics = profile.nics if networks or not profile.nics else (NicSpec(type=NicType.USER),)
-    return tuple(nic._filled(model=profile.nic_model) for nic in nics)
+    return tuple(_nic(nic, profile) for nic in nics)
+
+
+def _nic(nic: NicSpec, profile: Profile) -> NicSpec:
+    wanted = profile.nic_antispoofing or bool(nic.security_groups)
+    return nic._filled(
+        model=profile.nic_model, antispoofing=wanted and nic.type is not NicType.USER
+    )
 
 
 def _boot(spec: VMSpec, disks: tuple[DiskSpec, ...], nics: tuple[NicSpec, ...]) -> BootSpec:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-__all__ = ["HostName", "MachineName", "UserName", "hostname_of"]
+__all__ = ["GroupName", "HostName", "MachineName", "UserName", "hostname_of"]
 
 _MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_GROUP = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _LONGEST_SHOWN = 70
@@ -37,6 +38,15 @@ def _host_name(name: str) -> str:
     return name
 
 
+def _group_name(name: str) -> str:
+    if _GROUP.fullmatch(name) is None:
+        raise ValueError(
+            f"{_show(name)} is not a security group's name: 1 to 32 lower-case letters, digits, "
+            "'_' and '-', the first a letter"
+        )
+    return name
+
+
 def _user_name(name: str) -> str:
     if _USER.fullmatch(name) is None:
         raise ValueError(
@@ -50,6 +60,9 @@ MachineName = Annotated[
     str,
     AfterValidator(_machine_name),
     Field(json_schema_extra={"pattern": f"^{_MACHINE.pattern}$"}),
+]
+GroupName = Annotated[
+    str, AfterValidator(_group_name), Field(json_schema_extra={"pattern": f"^{_GROUP.pattern}$"})
 ]
 HostName = Annotated[str, AfterValidator(_host_name)]
 UserName = Annotated[

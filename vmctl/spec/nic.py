@@ -15,6 +15,7 @@ from vmctl.errors import SpecProblem
 from vmctl.spec.addresses import BridgeName, InterfaceAddress, IpAddress, MacAddress, Reserve
 from vmctl.spec.base import SpecModel
 from vmctl.spec.limits import BandwidthSpec
+from vmctl.spec.names import GroupName
 from vmctl.spec.text import ObjectName, TextOrList
 
 __all__ = ["ForwardSpec", "LinkState", "NicModel", "NicSpec", "NicType", "Protocol"]
@@ -102,6 +103,10 @@ class NicSpec(SpecModel):
     """Whether the cable is in, as the guest sees it: `up` or `down`."""
     bandwidth: BandwidthSpec | None = None
     """How much it may carry; not on a user-mode NIC."""
+    antispoofing: bool | None = None
+    """Whether the guest can send by its own addresses only; the profile decides."""
+    security_groups: Annotated[tuple[GroupName, ...], TextOrList] = ()
+    """Who may reach it and whom it may: one security group's name, or a list."""
 
     @property
     def wants_dhcp(self) -> bool:
@@ -135,6 +140,7 @@ class NicSpec(SpecModel):
         problems.extend(self._address_problems())
         problems.extend(self._gateway_problems())
         problems.extend(self._reserve_problems())
+        problems.extend(self._filter_problems())
         return problems
 
     def _type_problems(self) -> list[SpecProblem]:
@@ -152,6 +158,40 @@ class NicSpec(SpecModel):
                 SpecProblem("forwards", "ports are forwarded on a user-mode NIC only (user: true)")
             )
         return problems
+
+    def _filter_problems(self) -> list[SpecProblem]:
+        """Find what libvirt's packet filters can't do, or what would leave a gap in them."""
+        problems = []
+        if self.type is NicType.USER:
+            wanted = {"antispoofing": self.antispoofing, "security_groups": self.security_groups}
+            problems += [
+                SpecProblem(name, "a user-mode NIC has no packet filter; leave it out")
+                for name, value in wanted.items()
+                if value
+            ]
+        elif self.security_groups and self.antispoofing is False:
+            problems.append(
+                SpecProblem(
+                    "antispoofing",
+                    "security groups know their members by their addresses, which must be the "
+                    "guest's own; leave it out, or write true",
+                )
+            )
+        if len(set(self.security_groups)) != len(self.security_groups):
+            problems.append(SpecProblem("security_groups", "names a group twice"))
+        if self.dhcp and self.is_filtered and any(":" not in text for text in self.address):
+            problems.append(
+                SpecProblem(
+                    "dhcp",
+                    "with anti-spoofing, IPv4 addresses are static or come by DHCP, not both",
+                )
+            )
+        return problems
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether it has a packet filter, as far as it is written."""
+        return bool(self.antispoofing or self.security_groups)
 
     def _address_problems(self) -> list[SpecProblem]:
         problems = []

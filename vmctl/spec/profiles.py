@@ -49,6 +49,7 @@ class Profile:
         seed_bus: What the drive with the cloud-init seed is attached to.
         nics: The NICs of a spec that lists none.
         nic_model: The hardware of a NIC.
+        nic_antispoofing: Whether guests can send by their own addresses only.
         serials: The serial ports.
         console: What the console is made of.
         video: The graphics adapter.
@@ -77,6 +78,7 @@ class Profile:
         default_factory=lambda: (NicSpec(type=NicType.NETWORK, network="default"),)
     )
     nic_model: NicModel
+    nic_antispoofing: bool = False
     serials: tuple[SerialSpec, ...] = (SerialSpec(),)
     console: ConsoleSpec | None = field(default_factory=ConsoleSpec)
     video: VideoSpec

@@ -1,0 +1,207 @@
+"""Attacks from inside guests: each succeeds without the protection, and fails with it.
+
+Two guests of one network, and the host. What the attacker sends bears marks, and behind all of it
+comes one frame that anybody may send: when that is there, what was not stopped was there before.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import struct
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+import vmctl
+from vmctl.render.filter_names import eui64
+
+from . import frames
+from .frames import NOBODY, Listener, Station
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for network namespaces"),
+]
+
+_DEVICE = "nic0"
+_V6 = "fd00:66::"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where it happens."""
+
+    network: str
+    attacker: vmctl.VM
+    victim: vmctl.VM
+    evil: Station
+    good: Station
+    host: Station
+
+
+@pytest.fixture(scope="module")
+def ground(
+    host: vmctl.Host, micro_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ground]:
+    """Two guests that have nothing yet that holds them back."""
+    network = f"a{uuid.uuid4().hex[:8]}"
+    host.networks.create(
+        vmctl.NetworkSpec.model_validate(
+            {"name": network, "mode": "isolated", "ipv4": "10.66.0.0/24", "ipv6": f"{_V6}/64"}
+        )
+    )
+
+    def launch(_number: int) -> vmctl.VM:
+        spec = {
+            "name": f"a{uuid.uuid4().hex[:8]}",
+            "image": micro_image,
+            "memory": "128MiB",
+            "nics": [{"network": network}],
+        }
+        return host.launch(vmctl.VMSpec.model_validate(spec))
+
+    with ThreadPoolExecutor(2) as pool:
+        vms = list(pool.map(launch, range(2)))
+    try:
+        program = frames.build(tmp_path_factory.mktemp("frames"))
+        for vm in vms:
+            vm.copy_to(program, frames.PROGRAM)
+            # Else its NIC keeps from it what is of a VLAN.
+            ready = f"chmod 755 {frames.PROGRAM} && sudo -n ip link set {_DEVICE} promisc on"
+            vm.run(ready, check=True)
+        leases = {lease.mac: lease.address for lease in host.networks.leases(network)}
+        evil, good = (_station(leases, vm.nics.list()[0].mac) for vm in vms)
+        mac = (
+            vms[0]
+            .run("sudo -n ping -c1 -w5 10.66.0.1 >/dev/null; grep '^10.66.0.1 ' /proc/net/arp")
+            .stdout.split()[3]
+        )
+        gate = Station(mac, "10.66.0.1", f"{_V6}1", eui64(mac))
+        yield Ground(network, vms[0], vms[1], evil, good, gate)
+    finally:
+        for vm in vms:
+            vm.delete()
+        host.networks.delete(network)
+
+
+def _station(leases: dict[str, str], mac: str) -> Station:
+    return Station(mac, leases[mac], eui64(mac, f"{_V6}/64"), eui64(mac))
+
+
+def attacks(ground: Ground) -> dict[str, tuple[bytes, bytes]]:
+    """Return the frames, each with the mark that it bears."""
+    evil, good, gate = ground.evil, ground.good, ground.host
+    to, own = good.mac, evil.mac
+    marks = iter([frames.token() for _ in range(32)])
+    made: dict[str, tuple[bytes, bytes]] = {}
+
+    def add(name: str, kind: int, payload: bytes, mark: bytes, source: str = own) -> None:
+        made[name] = (frames.ethernet(source, to, kind, payload), mark)
+
+    mark = next(marks)
+    other = "52:54:00:66:66:66"
+    add("mac", 0x0800, frames.udp4(evil.ipv4, good.ipv4, (999, 999), mark), mark, other)
+    mark = next(marks)
+    add("arp-reply", 0x0806, frames.arp(2, (own, gate.ipv4), (to, good.ipv4), mark), mark)
+    mark = next(marks)
+    add("arp-request", 0x0806, frames.arp(1, (own, gate.ipv4), (to, good.ipv4), mark), mark)
+    mark = next(marks)
+    add("arp-mac", 0x0806, frames.arp(2, (other, evil.ipv4), (to, good.ipv4), mark), mark)
+    mark = next(marks)
+    add("arp-probe", 0x0806, frames.arp(1, (own, NOBODY), (to, good.ipv4), mark), mark)
+    mark = next(marks)
+    add("ipv4", 0x0800, frames.udp4(gate.ipv4, good.ipv4, (999, 999), mark), mark)
+    mark = next(marks)
+    add("ipv4-nobody", 0x0800, frames.udp4(NOBODY, good.ipv4, (999, 999), mark), mark)
+    mark = next(marks)
+    add("dhcp-server", 0x0800, frames.udp4(evil.ipv4, good.ipv4, (67, 68), mark), mark)
+    mark = next(marks)
+    add("dhcp-server-port", 0x0800, frames.udp4(evil.ipv4, good.ipv4, (999, 68), mark), mark)
+    mark = next(marks)
+    add("ipv6", 0x86DD, frames.udp6(gate.ipv6, good.ipv6, (999, 999), mark), mark)
+    mark = next(marks)
+    add("ipv6-link-local", 0x86DD, frames.udp6(gate.link_local, good.ipv6, (9, 9), mark), mark)
+    mark = next(marks)
+    add("ipv6-nobody", 0x86DD, frames.udp6("::", good.ipv6, (999, 999), mark), mark)
+    mark = next(marks)
+    add("dhcpv6-server", 0x86DD, frames.udp6(evil.ipv6, good.ipv6, (547, 546), mark), mark)
+    mark = next(marks)
+    advertisement = frames.router_advertisement("fd00:bad:1::/64", own, mark)
+    add("router", 0x86DD, frames.icmpv6(evil.link_local, good.link_local, 134, advertisement), mark)
+    mark = next(marks)
+    advertisement = frames.router_advertisement("fd00:bad:2::/64", own, mark)
+    # Behind an extension header that means nothing (RFC 7113).
+    hidden = struct.pack("!BBBB4x", 58, 0, 1, 4)
+    payload = frames.icmpv6(evil.link_local, good.link_local, 134, advertisement, behind=hidden)
+    add("router-hidden", 0x86DD, payload, mark)
+    mark = next(marks)
+    said = bytes(4) + bytes(32) + b"\xfd\x03" + mark.ljust(22, b"\0")
+    add("redirect", 0x86DD, frames.icmpv6(evil.link_local, good.ipv6, 137, said), mark)
+    mark = next(marks)
+    target = ipaddress.IPv6Address(gate.ipv6).packed
+    said = b"\x20\0\0\0" + target + b"\x02\x01" + frames.mac_bytes(own)
+    said += b"\xfd\x03" + mark.ljust(22, b"\0")
+    add("neighbour", 0x86DD, frames.icmpv6(gate.ipv6, good.ipv6, 136, said), mark)
+    mark = next(marks)
+    inner = struct.pack("!HH", 7, 0x0800) + frames.udp4(evil.ipv4, good.ipv4, (9, 9), mark)
+    add("vlan", 0x8100, inner, mark)
+    mark = next(marks)
+    add("vlan-of-a-provider", 0x88A8, inner[:-16] + mark, mark)
+    mark = next(marks)
+    add("spanning-tree", 38, b"\x42\x42\x03" + bytes(19) + mark, mark)
+    mark = next(marks)
+    add("another-protocol", 0x88B5, mark, mark)
+    return made
+
+
+def reaches_each_other(ground: Ground) -> None:
+    """See that everybody may do what everybody may do."""
+    sides = ((ground.attacker, ground.good), (ground.victim, ground.evil))
+    for vm, other in sides:
+        for station in (other, ground.host):
+            pings = f"ping -c1 -w10 {station.ipv4} && ping -6 -c1 -w10 {station.ipv6}"
+            vm.run(f"sudo -n sh -c '{pings}'", check=True, timeout=60)
+
+
+def strike(ground: Ground) -> set[str]:
+    """Send all of it, and return what came through."""
+    made = attacks(ground)
+    last = frames.token()
+    payload = frames.udp4(ground.evil.ipv4, ground.good.ipv4, (999, 999), last)
+    harmless = frames.ethernet(ground.evil.mac, ground.good.mac, 0x0800, payload)
+    marks = [mark for _frame, mark in made.values()]
+    listener = Listener(ground.victim, _DEVICE, [*marks, last])
+    frames.send(ground.attacker, _DEVICE, [frame for frame, _mark in made.values()])
+    # By itself: of frames that are sent at once, one protocol's may overtake another's.
+    frames.send(ground.attacker, _DEVICE, [harmless])
+    heard = listener.heard()
+    assert last in heard, "what anybody may send did not come through"
+    return {name for name, (_frame, mark) in made.items() if mark in heard}
+
+
+def rogue_prefixes(ground: Ground) -> int:
+    """Return how many addresses the victim made itself from what the attacker advertised."""
+    made = [eui64(ground.good.mac, f"fd00:bad:{number}::/64") for number in (1, 2)]
+    listed = ground.victim.run("cat /proc/net/if_inet6", check=True).stdout
+    found = [address for address in made if ipaddress.IPv6Address(address).packed.hex() in listed]
+    forget = "; ".join(f"ip -6 addr del {address}/64 dev {_DEVICE}" for address in found)
+    ground.victim.run(f"sudo -n sh -c '{forget or ':'}'", check=True)
+    return len(found)
+
+
+def test_spoofing(host: vmctl.Host, ground: Ground) -> None:
+    mac = ground.evil.mac
+    reaches_each_other(ground)
+    assert strike(ground) == attacks(ground).keys()
+    assert rogue_prefixes(ground) == 2
+    assert ground.attacker.nics.set_filters(mac, antispoofing=True).filter
+    reaches_each_other(ground)
+    assert strike(ground) == set()
+    assert rogue_prefixes(ground) == 0
+    reaches_each_other(ground)
+    assert not ground.attacker.nics.set_filters(mac, antispoofing=False).filter
+    assert "mac" in strike(ground)

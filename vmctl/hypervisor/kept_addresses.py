@@ -1,0 +1,59 @@
+"""Addresses that a libvirt network keeps for a NIC: known before the guest asks for one."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from lxml import etree
+
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.errors import calling
+from vmctl.hypervisor.networks import find
+from vmctl.render.filter_names import eui64
+
+__all__ = ["forward_mode", "kept_for"]
+
+# What guests make an address of their own from (RFC 4862).
+_SLAAC_PREFIX = 64
+
+
+def forward_mode(connection: Connection, network: str) -> str:
+    """Return what a network does with what goes beyond it, by libvirt's word; empty for nothing.
+
+    Raises:
+        NotFoundError: There is no such network.
+    """
+    root = _definition(connection, network)
+    forward = root.find("forward")
+    if forward is None:
+        return ""
+    if root.find("bridge") is None and forward.find("interface") is not None:
+        return "macvtap"
+    return forward.get("mode", "nat")
+
+
+def kept_for(connection: Connection, network: str, mac: str) -> tuple[str, ...]:
+    """Return the addresses of a NIC that follow from its network.
+
+    Those that are reserved for its MAC address, and those that its guest makes itself in an IPv6
+    network where that is done.
+
+    Raises:
+        NotFoundError: There is no such network.
+    """
+    found = []
+    for node in _definition(connection, network).iterfind("ip"):
+        found += [
+            host.get("ip", "")
+            for host in node.iterfind("dhcp/host")
+            if (host.get("mac") or "").lower() == mac and host.get("ip")
+        ]
+        if node.get("family") == "ipv6" and node.get("prefix") == str(_SLAAC_PREFIX):
+            subnet = ipaddress.ip_interface(f"{node.get('address')}/{_SLAAC_PREFIX}").network
+            found.append(eui64(mac, str(subnet)))
+    return tuple(found)
+
+
+def _definition(connection: Connection, network: str) -> etree._Element:
+    with calling(f"ask for the network '{network}'"):
+        return etree.fromstring(find(connection, network).XMLDesc(0))

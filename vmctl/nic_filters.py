@@ -1,0 +1,125 @@
+"""The packet filters of NICs: there before a NIC refers to them, gone after the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vmctl.errors import NotFoundError, UnsupportedError
+from vmctl.hypervisor import kept_addresses, nwfilters
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.domains import Domain
+from vmctl.render.filter_names import GROUP_PREFIX, group_filter_name
+
+if TYPE_CHECKING:
+    # Who stops or removes a machine needs no specs and no templates.
+    from vmctl.render.templates import Templates
+    from vmctl.spec import NicSpec
+
+__all__ = [
+    "ensure",
+    "ensure_recorded",
+    "forget_unused",
+    "is_filtered",
+    "known_addresses",
+    "refuse_unfilterable",
+]
+
+# libvirt's stateful rules see what a bridge passes on, and not what its host routes to it.
+_ROUTED = frozenset({"route", "open"})
+
+
+def refuse_unfilterable(connection: Connection, nics: Iterable[tuple[str, NicSpec]]) -> None:
+    """Refuse NICs whose filters the host can't have.
+
+    Args:
+        connection: The host.
+        nics: Resolved NICs, each with what it is called.
+
+    Raises:
+        NotFoundError: There is no such network, or no such security group.
+        UnsupportedError: What the NIC is plugged into can't be filtered.
+    """
+    for called, nic in nics:
+        if not (nic.antispoofing or nic.security_groups):
+            continue
+        if nic.network is not None:
+            _refuse_network(connection, called, nic, nic.network)
+        names = {group_filter_name(group): group for group in nic.security_groups}
+        for name in sorted(nwfilters.missing(connection, names)):
+            raise NotFoundError(
+                f"{called} is in the security group '{names[name]}', which isn't there",
+                hint="make it first: `vmctl security-group create FILE`; "
+                "`vmctl security-group list` shows what there is",
+            )
+
+
+def _refuse_network(connection: Connection, called: str, nic: NicSpec, network: str) -> None:
+    mode = kept_addresses.forward_mode(connection, network)
+    if mode == "macvtap":
+        raise UnsupportedError(
+            f"{called} joins '{network}', a network of a host's device, which libvirt can't filter",
+            hint="write `antispoofing: false`, or join a network with a bridge",
+        )
+    if mode in _ROUTED and nic.security_groups:
+        raise UnsupportedError(
+            f"{called} joins '{network}', to which the host routes what libvirt's stateful filters "
+            "don't see: a security group could not keep it out",
+            hint="join a network of mode nat, isolated or bridge; or leave security_groups out",
+        )
+
+
+def known_addresses(connection: Connection, nics: Iterable[NicSpec]) -> dict[str, Sequence[str]]:
+    """Return the addresses that networks keep for NICs with filters, by MAC address."""
+    return {
+        nic.mac: kept_addresses.kept_for(connection, nic.network, nic.mac)
+        for nic in nics
+        if nic.antispoofing and nic.network is not None and nic.mac is not None
+    }
+
+
+def ensure(
+    connection: Connection, nics: Iterable[NicSpec], templates: Templates | None = None
+) -> None:
+    """Make the filters that resolved NICs refer to, as far as they aren't there.
+
+    They say the same for every machine, and are named by what they say, so no machine owns them.
+    """
+    from vmctl.render.nwfilter import nic_documents  # noqa: PLC0415 - see above
+
+    documents = [entry for nic in nics for entry in nic_documents(nic, templates)]
+    if documents:
+        nwfilters.ensure(connection, documents)
+
+
+def ensure_recorded(domain: Domain, spec: dict[str, Any]) -> None:
+    """Make what a machine that is about to start refers to, on a host that lost it.
+
+    Raises:
+        NotFoundError: It refers to a security group that isn't there.
+    """
+    if not is_filtered(spec):
+        return
+    from vmctl.spec import VMSpec  # noqa: PLC0415 - see above
+
+    nics = VMSpec.from_record(spec).resolved().nics
+    refuse_unfilterable(
+        domain.connection, ((f"'{domain.name}': nics[{n}]", nic) for n, nic in enumerate(nics))
+    )
+    ensure(domain.connection, nics)
+
+
+def is_filtered(spec: dict[str, Any]) -> bool:
+    """Return whether a NIC of a recorded spec has a filter."""
+    return any(
+        nic.get("antispoofing") or nic.get("security_groups") for nic in spec.get("nics") or ()
+    )
+
+
+def forget_unused(connection: Connection) -> list[str]:
+    """Remove the filters that no machine refers to; security groups stay.
+
+    Returns:
+        Which they were.
+    """
+    return nwfilters.remove_unused(connection, GROUP_PREFIX)
