@@ -23,6 +23,7 @@ __all__ = [
     "is_filtered",
     "known_addresses",
     "refuse_unfilterable",
+    "used_addresses",
 ]
 
 # libvirt's stateful rules see what a bridge passes on, and not what its host routes to it.
@@ -76,6 +77,17 @@ def known_addresses(connection: Connection, nics: Iterable[NicSpec]) -> dict[str
         for nic in nics
         if nic.antispoofing and nic.network is not None and nic.mac is not None
     }
+
+
+def used_addresses(connection: Connection, nic: NicSpec) -> Sequence[str]:
+    """Return the addresses that the guest of a running NIC has, as far as its network knows them.
+
+    It asked for them before there was a filter to listen to the answer.
+    """
+    if nic.network is None or nic.mac is None:
+        return ()
+    kept = kept_addresses.kept_for(connection, nic.network, nic.mac)
+    return (*kept, *kept_addresses.leased_to(connection, nic.network, nic.mac))
 
 
 def ensure(

@@ -19,7 +19,6 @@ from vmctl.hypervisor.metadata import Pending
 from vmctl.render.domain import with_macs
 from vmctl.render.nwfilter import NicFilter, nic_filter
 from vmctl.render.templates import Templates
-from vmctl.spec import NicSpec
 
 __all__ = ["filter_nic"]
 
@@ -74,7 +73,11 @@ def filter_nic(
             new = old.replace(**changes)
         nic_filters.refuse_unfilterable(domain.connection, [(f"the NIC {found.mac}", new)])
         scope = hotplug.scope_of(domain, next_start=next_start)
-        said = _said(domain, new, templates)
+        kept = nic_filters.known_addresses(domain.connection, [new]).get(found.mac, ())
+        said = {
+            True: nic_filter(new, kept, templates),
+            False: nic_filter(new, nic_filters.used_addresses(domain.connection, new), templates),
+        }
         nic_filters.ensure(domain.connection, [new], templates)
 
         def act() -> None:
@@ -84,24 +87,20 @@ def filter_nic(
                     continue
                 hotplug.update(
                     domain,
-                    _with_filter(node, said),
+                    _with_filter(node, said[later]),
                     Scope(now=not later, later=later),
                     what=f"the packet filter of the NIC {found.mac}",
                 )
 
         where = f"{in_xpath(found.mac)}/filterref"
-        proof = f"not({where})" if said is None else f"{where}/@filter='{said.name}'"
+        after = said[True]
+        proof = f"not({where})" if after is None else f"{where}/@filter='{after.name}'"
         changed = changed_spec(
             spec, domain, found.mac, **{name: getattr(new, name) for name in changes}
         )
         carry_out(domain, Pending.of_value(recorded(changed, record), proof), act)
     nic_filters.forget_unused(domain.connection)
     return find_nic(domain, mac)
-
-
-def _said(domain: Domain, nic: NicSpec, templates: Templates | None) -> NicFilter | None:
-    known = nic_filters.known_addresses(domain.connection, [nic]).get(nic.mac or "", ())
-    return nic_filter(nic, known, templates)
 
 
 def _with_filter(node: etree._Element, said: NicFilter | None) -> str:

@@ -8,10 +8,11 @@ from lxml import etree
 
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling
+from vmctl.hypervisor.network_facts import leases_of
 from vmctl.hypervisor.networks import find
 from vmctl.render.filter_names import eui64
 
-__all__ = ["forward_mode", "kept_for"]
+__all__ = ["forward_mode", "kept_for", "leased_to"]
 
 # What guests make an address of their own from (RFC 4862).
 _SLAAC_PREFIX = 64
@@ -52,6 +53,16 @@ def kept_for(connection: Connection, network: str, mac: str) -> tuple[str, ...]:
             subnet = ipaddress.ip_interface(f"{node.get('address')}/{_SLAAC_PREFIX}").network
             found.append(eui64(mac, str(subnet)))
     return tuple(found)
+
+
+def leased_to(connection: Connection, network: str, mac: str) -> tuple[str, ...]:
+    """Return the addresses that the network's DHCP server gave to a NIC.
+
+    Raises:
+        NotFoundError: There is no such network.
+    """
+    leases = leases_of(connection, network)
+    return tuple(lease.address for lease in leases if lease.mac == mac)
 
 
 def _definition(connection: Connection, network: str) -> etree._Element:
