@@ -23,6 +23,7 @@ __all__ = [
     "read",
     "references",
     "remove_unused",
+    "says",
     "unused",
 ]
 
@@ -194,3 +195,23 @@ def remove_unused(connection: Connection, kept: str) -> list[str]:
             forget(connection, name)
             removed.append(name)
     return removed
+
+
+def says(connection: Connection, document: FilterDocument) -> bool:
+    """Return whether a filter is there and says the same; the order of what it says is nothing."""
+    try:
+        there = read(connection, document.name)
+    except NotFoundError:
+        return False
+    return _content(there) == _content(etree.fromstring(document.xml))
+
+
+def _content(root: etree._Element) -> list[str]:
+    found = []
+    for node in root:
+        if node.tag == "uuid" or not isinstance(node.tag, str):
+            continue
+        parts = [(node.tag, sorted(node.attrib.items()))]
+        parts += [(inner.tag, sorted(inner.attrib.items())) for inner in node]
+        found.append(str(parts))
+    return sorted(found)
