@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from vmctl.power import StartReport
     from vmctl.preview import Preview, preview_documents
     from vmctl.progress import Progress
+    from vmctl.security_groups import SecurityGroupInfo
     from vmctl.snapshots import Snapshot
     from vmctl.spec import (
         BandwidthSpec,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
         NetworkSpec,
         NicSpec,
         PoolSpec,
+        SecurityGroupSpec,
         VMSpec,
     )
     from vmctl.stats import MachineStats
@@ -142,6 +144,8 @@ _HOMES = {
     "Retention": "vmctl.backups",
     "RollbackError": _ERRORS,
     "Snapshot": "vmctl.snapshots",
+    "SecurityGroupInfo": "vmctl.security_groups",
+    "SecurityGroupSpec": "vmctl.spec",
     "SpecError": _ERRORS,
     "StartReport": "vmctl.power",
     "StopDeadlines": "vmctl.stopping",
@@ -228,6 +232,8 @@ __all__ = [
     "ResourceError",
     "Retention",
     "RollbackError",
+    "SecurityGroupInfo",
+    "SecurityGroupSpec",
     "Snapshot",
     "SpecError",
     "StartReport",

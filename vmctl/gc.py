@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vmctl import backup_traces, bases, changes, settling
+from vmctl import backup_traces, bases, changes, nic_filters, settling
 from vmctl.errors import NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import uploads
 from vmctl.hypervisor.connection import Connection
@@ -23,6 +23,7 @@ from vmctl.snapshotting import settling as snapshotting
 __all__ = ["Leftover", "collect"]
 
 _CLONING = "cloning"
+_FILTERING = "filtering"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Leftover:
         uuid: The machine's UUID; empty for a volume.
         phase: What was being done: ``creating``, ``provisioning``, ``deleting``, ``uploading`` a
             volume, ``dumping`` a machine's memory into one, ``backing-up`` a machine, or
+            ``filtering`` for a packet filter that no machine has, or
             ``removing`` an image, which stays; only the note that it is going goes. Of
             ``flattening`` only the work ends, of ``cloning`` only a snapshot goes, of
             ``changing``, ``snapshotting`` and ``reverting`` only what was made for it goes, if it
@@ -96,9 +98,24 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
     _collect_changes(connection, found, failures, dry_run=dry_run)
     for kind in (uploads.UPLOADING, uploads.DUMPING, backup_traces.KIND):
         _collect_notes(connection, kind, found, failures, dry_run=dry_run)
+    _collect_filters(connection, found, failures, dry_run=dry_run)
     if failures:
         raise _together(failures)
     return found
+
+
+def _collect_filters(
+    connection: Connection, found: list[Leftover], failures: list[VmctlError], *, dry_run: bool
+) -> None:
+    """Remove packet filters whose machines are gone."""
+    try:
+        names = (nic_filters.unused if dry_run else nic_filters.forget_unused)(connection)
+    except VmctlError as error:
+        failures.append(error)
+        return
+    found += [
+        Leftover(name=name, uuid="", phase=_FILTERING, client="", volumes=()) for name in names
+    ]
 
 
 def _collect_loans(

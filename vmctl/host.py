@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vmctl.progress import ProgressCallback
     from vmctl.render.facts import HostFacts
     from vmctl.render.templates import Templates
+    from vmctl.security_groups import SecurityGroups
     from vmctl.spec import VMSpec
     from vmctl.stats import MachineStats
     from vmctl.transfer import importing
@@ -172,6 +173,13 @@ class Host:
         from vmctl.networks import Networks
 
         return Networks(self._connection)
+
+    @property
+    def security_groups(self) -> SecurityGroups:
+        """Its security groups."""
+        from vmctl.security_groups import SecurityGroups
+
+        return SecurityGroups(self._connection)
 
     @property
     def volumes(self) -> Volumes:

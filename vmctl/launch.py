@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vmctl import bases, nic_filters, power
+from vmctl import bases, group_members, nic_filters, power
 from vmctl.errors import ConflictError, NotFoundError, RollbackError, VmctlError
 from vmctl.guest.identity import KeyPair
 from vmctl.guest.reach import Reach
@@ -225,6 +225,8 @@ class _Transaction:
             if bring_up is not None:
                 self._start_networks(domain)
                 session = bring_up(domain, record)
+                # Its addresses may be known only now.
+                self._join_groups(record)
             if last_phase is Phase.READY:
                 outlasting(lambda: finish(domain))
             else:
@@ -254,6 +256,10 @@ class _Transaction:
             )
             # Once a definition refers to them, nobody removes them.
             nic_filters.ensure(self._around.connection, plan.spec.nics, self._around.templates)
+            self._join_groups(record)
+
+    def _join_groups(self, record: Record) -> None:
+        group_members.refresh(self._around.connection, group_members.groups_of(record.spec))
 
     def _make_volumes(self, plan: Plan, domain: Domain) -> None:
         with self._reporter.phase("disks") as phase:

@@ -23,6 +23,7 @@ __all__ = [
     "is_filtered",
     "known_addresses",
     "refuse_unfilterable",
+    "unused",
     "used_addresses",
 ]
 
@@ -126,6 +127,11 @@ def is_filtered(spec: dict[str, Any]) -> bool:
     return any(
         nic.get("antispoofing") or nic.get("security_groups") for nic in spec.get("nics") or ()
     )
+
+
+def unused(connection: Connection) -> list[str]:
+    """Return the filters that no machine refers to; security groups are not among them."""
+    return nwfilters.unused(connection, GROUP_PREFIX)
 
 
 def forget_unused(connection: Connection) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from vmctl import bases, nic_filters
+from vmctl import bases, group_members, nic_filters
 from vmctl.errors import (
     ConflictError,
     HostUnavailableError,
@@ -186,6 +186,7 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
     with suppress(NotFoundError):
         domain.undefine()
     if nic_filters.is_filtered(record.spec):
+        group_members.refresh(domain.connection, group_members.groups_of(record.spec))
         nic_filters.forget_unused(domain.connection)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vmctl import nic_filters
 from vmctl.errors import ConflictError, NotFoundError
 from vmctl.group_members import groups_of, put_in_force, read_groups
 from vmctl.hypervisor import nwfilters
@@ -140,6 +141,8 @@ class SecurityGroups:
                 hint="change these first: `vmctl security-group apply FILE`",
             )
         nwfilters.forget(self._connection, group_filter_name(name))
+        # What it was recorded with, if it was the last.
+        nic_filters.forget_unused(self._connection)
 
 
 def _describe(

@@ -214,5 +214,85 @@ def test_spoofing(host: vmctl.Host, ground: Ground) -> None:
     assert strike(ground) == set()
     assert (rogue_prefixes(ground), gate_of(ground)) == (0, ground.host.mac)
     reaches_each_other(ground)
-    assert not ground.attacker.nics.set_filters(mac, antispoofing=False).filter
-    assert "mac" in strike(ground)
+
+
+# -- security groups ------------------------------------------------------------------------------
+
+
+def group(host: vmctl.Host, name: str, *rules: dict[str, object]) -> vmctl.SecurityGroupInfo:
+    spec = vmctl.SecurityGroupSpec.model_validate({"name": name, "rules": list(rules)})
+    return host.security_groups.apply(spec)
+
+
+def serve(vm: vmctl.VM, *ports: int) -> None:
+    """Let a guest say its name on some ports, over both versions of IP."""
+    vm.run("mkdir -p /tmp/www && hostname >/tmp/www/name", check=True)
+    for port in ports:
+        # It goes on by itself as soon as it listens.
+        vm.run(f"sudo -n httpd -p {port} -h /tmp/www", check=True)
+
+
+def asks(vm: vmctl.VM, address: str, port: int, *, patience: int = 20) -> str:
+    """Return what is said on a port; empty where nobody lets it in, for so many seconds."""
+    ask = r"printf 'GET /name HTTP/1.0\r\n\r\n' >&3; tail -n1 <&3"
+    words = f"exec 3<>/dev/tcp/{address}/{port}; {ask}"
+    command = ["timeout", str(patience), "bash", "-c", words]
+    return vm.run(command, timeout=60).stdout.strip()
+
+
+def lets_in(ground: Ground, port: int) -> bool:
+    """See that the victim answers the attacker on a port, over IPv4 and IPv6."""
+    good, name = ground.good, ground.victim.name
+    return [asks(ground.attacker, at, port) for at in (good.ipv4, good.ipv6)] == [name, name]
+
+
+def keeps_out(ground: Ground, port: int) -> bool:
+    """See that it doesn't, over either."""
+    good = ground.good
+    return not any(asks(ground.attacker, at, port, patience=2) for at in (good.ipv4, good.ipv6))
+
+
+def test_services_of_a_neighbour(host: vmctl.Host, ground: Ground) -> None:
+    """What a group lets in comes in, in both families, and nothing else; live."""
+    mac = ground.good.mac
+    serve(ground.victim, 80, 81)
+    assert lets_in(ground, 80)
+    assert lets_in(ground, 81)
+    group(host, "friends")
+    group(host, "web", {"direction": "ingress", "protocol": "tcp", "ports": 80})
+    try:
+        ground.victim.nics.set_filters(mac, security_groups=["web"])
+        assert host.security_groups.info("web").machines == (ground.victim.name,)
+        assert lets_in(ground, 80)
+        assert keeps_out(ground, 81)
+        # What the guest begins goes out, and is answered; the host reaches it.
+        serve(ground.attacker, 82)
+        other = ground.attacker.name
+        assert asks(ground.victim, ground.evil.ipv4, 82) == other
+        assert asks(ground.victim, ground.evil.ipv6, 82) == other
+        # Friends alone, of which there are none yet; then there is one.
+        group(host, "web", {"direction": "ingress", "protocol": "tcp", "group": "friends"})
+        assert keeps_out(ground, 80)
+        ground.attacker.nics.set_filters(ground.evil.mac, security_groups=["friends"])
+        assert lets_in(ground, 80)
+        assert lets_in(ground, 81)
+        for entry in ("web", "friends"):
+            with pytest.raises(vmctl.ConflictError, match="is used by"):
+                host.security_groups.delete(entry)
+        ground.attacker.nics.set_filters(ground.evil.mac, security_groups=[])
+        assert keeps_out(ground, 80)
+        with pytest.raises(vmctl.ConflictError, match="rules of web name"):
+            host.security_groups.delete("friends")
+        # What goes out: to the neighbour no more, and to the host's services no more.
+        group(host, "web", {"direction": "egress", "protocol": "udp", "cidr": "10.66.0.1"})
+        assert asks(ground.victim, ground.evil.ipv4, 82, patience=2) == ""
+        assert asks(ground.victim, ground.evil.ipv6, 82, patience=2) == ""
+        assert ground.victim.run("nslookup nobody.example 10.66.0.1").exit_status != 0
+        assert ground.victim.run("sudo -n ping -c1 -w2 10.66.0.1").exit_status != 0
+    finally:
+        ground.victim.nics.set_filters(mac, security_groups=[], antispoofing=False)
+    reaches_each_other(ground)
+    for entry in ("web", "friends"):
+        host.security_groups.delete(entry)
+    assert host.security_groups.list() == []
+    assert host.gc() == []

@@ -32,6 +32,8 @@ _STAYS = frozenset(
 
 
 def _parts(left: Leftover) -> Iterator[str]:
+    if left.phase == "filtering":
+        yield "packet filter"
     if left.snapshots:
         yield from (f"snapshot {name}; the machine stays" for name in left.snapshots)
     elif left.phase == "changing" and left.uuid:

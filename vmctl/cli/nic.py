@@ -162,3 +162,40 @@ def _rate(text: str) -> dict[str, str]:
     if len(values) > 3:
         raise click.UsageError(f"{text[:40]!r} is no rate; write AVERAGE, or AVERAGE,PEAK,BURST")
     return dict(zip(("average", "peak", "burst"), values, strict=False))
+
+
+@command("filter")
+@_name
+@_mac
+@click.option(
+    "--antispoofing/--no-antispoofing",
+    default=None,
+    help="Whether the guest can send by its own addresses only.",
+)
+@click.option(
+    "--group", "groups", multiple=True, metavar="GROUP", help="A security group; repeatable."
+)
+@click.option("--no-groups", is_flag=True, help="Take it out of all security groups.")
+@_next_start
+@pass_app
+def filter_nic(
+    app: App,
+    /,
+    name: str,
+    mac: str,
+    groups: tuple[str, ...],
+    no_groups: bool,
+    **options: Any,
+) -> None:
+    """Say what the NIC MAC of NAME may send, and in which security groups it is from then on.
+
+    What is not given stays as it is. Connections that there are go on.
+    """
+    if groups and no_groups:
+        raise click.UsageError("--group and --no-groups contradict each other")
+    if options["antispoofing"] is None and not groups and not no_groups:
+        raise click.UsageError("give --antispoofing, --no-antispoofing, --group or --no-groups")
+    with app.machine(name) as machine:
+        wanted = groups if groups or no_groups else None
+        changed = machine.nics.set_filters(mac, security_groups=wanted, **options)
+    app.show(changed, lambda: _print([changed]))

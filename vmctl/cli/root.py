@@ -80,6 +80,7 @@ _SECTIONS = {
         "network": f"{_PACKAGE}.network:network",
         "addresses": f"{_PACKAGE}.naming:addresses",
         "hosts-file": f"{_PACKAGE}.naming:hosts_file",
+        "security-group": f"{_PACKAGE}.security_group:security_group",
     },
     "Specs": {
         "validate": f"{_PACKAGE}.spec:validate",

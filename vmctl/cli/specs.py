@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vmctl.spec import NetworkSpec, PoolSpec, VMSpec
+    from vmctl.spec import NetworkSpec, PoolSpec, SecurityGroupSpec, VMSpec
 
 from vmctl.cli.streams import given_stdin
 
-__all__ = ["read_network_spec", "read_pool_spec", "read_spec", "source_of"]
+__all__ = [
+    "read_network_spec",
+    "read_pool_spec",
+    "read_security_group_spec",
+    "read_spec",
+    "source_of",
+]
 
 
 def source_of(file: str) -> str:
@@ -63,6 +69,17 @@ def read_network_spec(file: str) -> NetworkSpec:
     from vmctl.spec import NetworkSpec  # noqa: PLC0415 - it takes a while to import
 
     return NetworkSpec.from_yaml(_text_of(file), source=source_of(file))
+
+
+def read_security_group_spec(file: str) -> SecurityGroupSpec:
+    """Read a security group's spec; ``-`` is stdin.
+
+    Raises:
+        SpecError: It can't be read, or is not valid.
+    """
+    from vmctl.spec import SecurityGroupSpec  # noqa: PLC0415 - it takes a while to import
+
+    return SecurityGroupSpec.from_yaml(_text_of(file), source=source_of(file))
 
 
 def _text_of(file: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lxml import etree
 
-from vmctl import nic_filters
+from vmctl import group_members, nic_filters
 from vmctl.changes import carry_out, changing
 from vmctl.devices.machine import as_given, recorded, spec_of
 from vmctl.devices.nics import AttachedNic, changed_spec, find_nic, in_xpath, nic_nodes
@@ -99,6 +99,8 @@ def filter_nic(
             spec, domain, found.mac, **{name: getattr(new, name) for name in changes}
         )
         carry_out(domain, Pending.of_value(recorded(changed, record), proof), act)
+    moved = set(old.security_groups) ^ set(new.security_groups)
+    group_members.refresh(domain.connection, moved)
     nic_filters.forget_unused(domain.connection)
     return find_nic(domain, mac)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lxml import etree
 
-from vmctl import nic_filters, power
+from vmctl import group_members, nic_filters, power
 from vmctl.changes import carry_out, changing
 from vmctl.devices.disk_detaching import DETACH_SECONDS
 from vmctl.devices.machine import as_given, not_live, port_problem, recorded, spec_of, with_drives
@@ -182,6 +182,7 @@ def attach_nic(
         carry_out(domain, Pending(device=mac, present=True, spec=recorded(spec, record)), act)
         if scope.now and new.forwards:
             power.apply_forwards(domain, recorded(spec, record))
+    group_members.refresh(domain.connection, new.security_groups)
     return find_nic(domain, mac)
 
 
@@ -245,6 +246,10 @@ def detach_nic(
                 hotplug.detach_next(domain, "interface", nic.mac)
 
         carry_out(domain, Pending(device=nic.mac, present=False, spec=changed), act)
+    gone = next((entry for entry in spec.nics if entry.mac == nic.mac), None)
+    if gone is not None and gone.antispoofing:
+        group_members.refresh(domain.connection, gone.security_groups)
+        nic_filters.forget_unused(domain.connection)
     return nic
 
 

@@ -25,6 +25,7 @@ from vmctl.spec.platforms import Arch
 from vmctl.spec.pool import PoolAuth, PoolHost, PoolSource, PoolSpec, PoolType, SecretReference
 from vmctl.spec.profiles import ProfileName
 from vmctl.spec.rng import RngSpec
+from vmctl.spec.security_group import SecurityGroupSpec, SecurityRuleSpec
 from vmctl.spec.serial import ConsoleSpec, ConsoleType, SerialSpec, SerialType
 from vmctl.spec.share import ShareDriver, ShareSpec
 from vmctl.spec.sizes import Size
@@ -94,6 +95,8 @@ __all__ = [
     "ReservationSpec",
     "RngSpec",
     "SecretReference",
+    "SecurityGroupSpec",
+    "SecurityRuleSpec",
     "SerialSpec",
     "SerialType",
     "ShareDriver",
