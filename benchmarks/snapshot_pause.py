@@ -9,7 +9,8 @@ second. By how much the difference of the two has grown is how long the guest di
 moment is noticed late where the host is busy, never early: of several the earliest counts.
 
 Each kind of snapshot is taken by vmctl and by virsh in turn, of the same running guest, and deleted
-again. Printed are the medians of the time that the guest stood still, and of what the whole took.
+again. Printed are the medians of the time that the guest stood still, and of what the whole took;
+what is being measured is told meanwhile, for a round takes about two minutes.
 
     .venv/bin/python benchmarks/snapshot_pause.py [ROUNDS [MEMORY]]
 """
@@ -28,7 +29,7 @@ from pathlib import Path
 import vmctl
 from vmctl import hosts
 
-ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 MEMORY = sys.argv[2] if len(sys.argv) > 2 else "192MiB"
 _ROOT = Path(__file__).resolve().parents[1]
 _HOST = "bench-pause"
@@ -39,7 +40,7 @@ _LOOP = (
     f"last=0; while read second < {_RTC}; do [ $second = $last ] || "
     "{ read up idle < /proc/uptime; echo $second $up >> /dev/shm/seconds; last=$second; }; done"
 )
-_SECONDS = 4
+_SECONDS = 2
 KINDS = {
     "internal, memory": (),
     "external, disks only": ("--disk-only",),
@@ -119,6 +120,7 @@ def main() -> None:
         for number in range(ROUNDS):
             for kind in KINDS:
                 for way in sorted(ways, reverse=bool(number % 2)):
+                    print(f"round {number + 1}: {kind}, {way}", file=sys.stderr)
                     pause, seconds = measure(vm, lambda way=way, kind=kind: ways[way](kind))  # type: ignore[misc]
                     stood.setdefault((kind, way), []).append(pause)
                     took.setdefault((kind, way), []).append(seconds)
