@@ -370,6 +370,19 @@ def test_disks_that_cant_be_in_a_snapshot(host: vmctl.Host, make_spec: SpecMaker
         host._connection.raw.defineXML(text.replace("</disk>", end, 1))
         with pytest.raises(UnsupportedError, match=f"'vda' of 'odd' is {why}"):
             vm.snapshots.create("no", kind="external")
+    root = etree.fromstring(text)
+    (node,) = root.findall("devices/disk")
+    for tag in ("source", "target", "address"):
+        for child in node.findall(tag):
+            node.remove(child)
+    # What is passed through answers the guest itself.
+    node.set("type", "block")
+    node.set("device", "lun")
+    etree.SubElement(node, "source", dev="/dev/disk/by-id/its-own")
+    etree.SubElement(node, "target", dev="sda", bus="scsi")
+    host._connection.raw.defineXML(etree.tostring(root, encoding="unicode"))
+    with pytest.raises(UnsupportedError, match="'sda' of 'odd' is a passed-through device"):
+        vm.snapshots.create("no")
     host._connection.raw.defineXML(text.replace("</disk>", "<readonly/></disk>", 1))
     with pytest.raises(UnsupportedError, match="has no disk that it writes to"):
         vm.snapshots.create("no")

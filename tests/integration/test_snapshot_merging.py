@@ -10,6 +10,7 @@ import pytest
 import vmctl
 from vmctl import integrity
 from vmctl.hypervisor import blockjobs, private
+from vmctl.hypervisor import snapshots as backend
 from vmctl.hypervisor.snapshots import details_of
 from vmctl.render.volume import render_volume
 from vmctl.snapshotting import planning
@@ -156,6 +157,36 @@ def test_what_is_refused(host: vmctl.Host, idle: vmctl.VM) -> None:
     finally:
         volume.delete()
     vm.snapshots.delete("base")
+    consistent(host, vm)
+
+
+def test_one_that_is_interrupted_is_gone_on_with(
+    host: vmctl.Host, idle: vmctl.VM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = idle
+    vm.start()
+    run, phase = run_of(vm), vm.info().phase
+    vm.snapshots.create("going", memory=False)
+    files = [disk.path for disk in vm._domain.disks()]
+
+    def interrupt(*_arguments: object, **_options: object) -> None:
+        """Press Ctrl-C while QEMU merges."""
+        assert blockjobs.facts_of(vm._domain, "vda") is not None
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blockjobs, "follow", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            vm.snapshots.delete("going")
+    # The job has ended; the guest runs on in the same files, and nobody is at work on it.
+    assert [disk.path for disk in vm._domain.disks()] == files
+    assert backend.busy_disks(vm._domain) == ()
+    assert (vm.state, run_of(vm), vm.info().phase) == ("running", run, phase)
+    assert host.gc() == []
+    assert vm.snapshots.list() == []
+    assert vm.snapshots.merge() == 2
+    assert (layers(vm), layers(vm, "vdb")) == (1, 1)
+    assert run_of(vm) == run
     consistent(host, vm)
 
 
