@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from lxml import etree
 
 import vmctl
 from vmctl.errors import ConflictError, GuestUnreachableError, NotFoundError, UnsupportedError
+from vmctl.hypervisor import private
 from vmctl.hypervisor.metadata import Role
 from vmctl.hypervisor.snapshots import list_details
 from vmctl.hypervisor.volumes import StoredVolume
@@ -232,6 +236,29 @@ def test_what_fails_leaves_the_guest_as_it_was(
     consistent(host, vm)
     vm.snapshots.revert("broken")
     assert vm.run("true").exit_status == 0
+
+
+def test_a_client_that_is_killed_leaves_nothing_frozen_once_gc_was_there(
+    host: vmctl.Host, private_host: private.PrivateHost, vm: vmctl.VM
+) -> None:
+    program = (
+        "import os, signal, vmctl\n"
+        "from vmctl.hypervisor import snapshots\n"
+        "def die(*arguments, **options):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "snapshots.create_external = die\n"
+        f"with vmctl.connect('private:{private_host.name}') as host:\n"
+        f"    host.get({vm.name!r}).snapshots.create('cut', quiesce=True)\n"
+    )
+    before = pool_volumes(host)
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert vm.agent.is_frozen()
+    assert [entry.phase for entry in host.gc()] == ["snapshotting"]
+    assert not vm.agent.is_frozen()
+    assert host.gc() == []
+    assert (pool_volumes(host), vm.snapshots.list()) == (before, [])
+    assert vm.run("sudo -n touch /etc/word && sync").exit_status == 0
 
 
 def test_what_is_refused_before_anything_is_done(host: vmctl.Host, vm: vmctl.VM) -> None:
