@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,30 @@ def test_a_copy_has_what_its_source_has(host: vmctl.Host, source: vmctl.VM) -> N
     finally:
         while_off.delete()
         while_running.delete()
+
+
+@pytest.mark.skipif(shutil.which("swtpm") is None, reason="an emulated TPM needs swtpm")
+def test_a_clone_has_a_tpm_of_its_own(host: vmctl.Host, private_host: private.PrivateHost) -> None:
+    fields = {"memory": "64MiB", "nics": [], "disks": [{"size": "1MiB"}]}
+    spec = {"name": "sealed", "firmware": {"type": "uefi", "tpm": True}, **fields}
+    vm = host.create(vmctl.VMSpec.model_validate(spec))
+    machines = [vm]
+    try:
+        vm.start()
+        notes: list[str] = []
+        machines += [vm.clone("sealed-b", tell=notes.append), vm.clone("sealed-c", linked=True)]
+        assert any("TPM" in note for note in notes)
+        held = []
+        for machine in machines:
+            machine.start()
+            found = list(private_host.state_dir.rglob(f"*{machine.uuid}*/**/*.permall"))
+            held.append({path.read_bytes() for path in found if path.is_file()})
+        # Each has keys that were made for it alone.
+        assert [len(content) for content in held] == [1, 1, 1]
+        assert len(set().union(*held)) == 3
+    finally:
+        for machine in reversed(machines):
+            machine.delete()
 
 
 def test_taken_names_and_bad_ones(host: vmctl.Host, source: vmctl.VM) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -365,6 +366,22 @@ def _words_in(host: vmctl.Host, vm: vmctl.VM) -> list[str]:
     return [word for word in words if word.encode("utf-16-le") in content]
 
 
+@contextmanager
+def _full(host: vmctl.Host, name: str) -> Iterator[None]:
+    """Fill a pool up, but for what is no room at all."""
+    pool = host._connection.raw.storagePoolLookupByName(name)
+    pool.refresh(0)
+    size = pool.info()[3] - 16384
+    ballast = pool.createXML(
+        f"<volume><name>ballast</name><capacity>{size}</capacity>"
+        f"<allocation>{size}</allocation></volume>"
+    )
+    try:
+        yield
+    finally:
+        ballast.delete(0)
+
+
 def test_a_pool_without_room_for_the_memory(host: vmctl.Host, small_pool: str) -> None:
     spec = {"name": "tight", "memory": "32MiB", "nics": [], "disks": [{"size": "1MiB"}]}
     with vmctl.connect(host.uri, pool=small_pool) as there:
@@ -375,6 +392,14 @@ def test_a_pool_without_room_for_the_memory(host: vmctl.Host, small_pool: str) -
         record = vm._record()
         assert (record.claim, record.work) == (None, None)
         assert {volume.role for volume in record.volumes} == {Role.DISK, Role.CONSOLE_LOG}
+        before, run = [disk.path for disk in vm._domain.disks()], vm._domain.raw().ID()
+        with _full(host, small_pool), there.events(vm.name, kinds=["suspended"]) as stream:
+            with pytest.raises(vmctl.ResourceError, match="no room"):
+                vm.snapshots.create("no", memory=False)
+            # It has not stood still for it.
+            assert stream.get(0.2) is None
+        assert [disk.path for disk in vm._domain.disks()] == before
+        assert (vm.state, vm._domain.raw().ID(), vm.snapshots.list()) == ("running", run, [])
         assert vm.snapshots.create("disks", memory=False).kind == "external"
         with pytest.raises(vmctl.ResourceError, match="no room for the memory"):
             vm.snapshots.revert("disks", keep="more")
