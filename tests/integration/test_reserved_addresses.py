@@ -16,8 +16,10 @@ import pytest
 from lxml import etree
 
 import vmctl
+from vmctl import changes, launch
 from vmctl.errors import SpecError, UsageError
 from vmctl.hypervisor import private
+from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.events import Signal
 
 from .conftest import SpecMaker, pool_volumes
@@ -232,12 +234,12 @@ def test_devices_clones_and_networks_of_others(
     host: vmctl.Host, make_spec: SpecMaker, lab: str
 ) -> None:
     """An address comes with a NIC and goes with it; a clone has its own; others' are named only."""
-    vm = host.create(make_spec(nics=[{"network": lab, "reserve": "10.40.0.80"}]))
+    vm = host.create(make_spec(nics=[{"network": lab, "reserve": "10.40.0.80"}], cloud_init=None))
     nic = vm.nics.attach(vmctl.NicSpec.model_validate({"network": lab, "reserve": "10.40.0.81"}))
     assert reserved(vm) == ["10.40.0.80", "10.40.0.81"]
     # Only one of its NICs can have its name.
     assert kept_by(host, lab) == [("10.40.0.80", vm.name), ("10.40.0.81", "")]
-    with pytest.raises(SpecError, match=r"the NIC is not valid: reserve: 10.40.0.81 is kept for"):
+    with pytest.raises(SpecError, match=r"the NIC is not valid: reserve: 10.40.0.81 is nics"):
         vm.nics.attach(vmctl.NicSpec.model_validate({"network": lab, "reserve": "10.40.0.81"}))
     vm.nics.detach(nic.mac)
     assert reserved(vm) == ["10.40.0.80"]
@@ -249,8 +251,21 @@ def test_devices_clones_and_networks_of_others(
         vm.clone(f"{vm.name}-d", values={"nics[0].reserve": "10.40.0.80"})
     other = vm.clone(f"{vm.name}-d", values={"nics[0].reserve": "10.40.0.82"})
     assert reserved(other) == ["10.40.0.82"]
-    for machine in (clone, other, vm):
-        machine.delete()
+    clone.delete()
+    other.delete()
+
+    # On another network it needs another address, and none where it was.
+    host.networks.create(vmctl.NetworkSpec(name=f"{lab}-2", mode="isolated"))
+    vm.nics.attach(vmctl.NicSpec.model_validate({"network": lab, "mac": "52:54:00:00:40:02"}))
+    left = vm.info().nics[1].reserved[0]
+    applied = vm.apply({"nics[1].network": f"{lab}-2"})
+    assert applied.made == ("nics.52:54:00:00:40:02.network",)
+    ((joined, _named),) = kept_by(host, f"{lab}-2")
+    assert reserved(vm) == ["10.40.0.80", joined]
+    assert left not in {address for address, _name in kept_by(host, lab)}
+    vm.delete()
+    assert kept_by(host, f"{lab}-2") == []
+    host.networks.delete(f"{lab}-2")
 
     def of_default() -> list[tuple[str, str]]:
         return kept_by(host, "default")
@@ -263,6 +278,46 @@ def test_devices_clones_and_networks_of_others(
     not_asked.delete()
     asked.delete()
     assert of_default() == before
+
+
+def test_what_fails_later_frees_it(
+    host: vmctl.Host, make_spec: SpecMaker, lab: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[list[tuple[str, str]]] = []
+
+    def fail(*_args: object, **_options: object) -> None:
+        there.append(kept_by(host, lab))
+        raise vmctl.HypervisorError("no", hint="none")
+
+    spec = make_spec(nics=[{"network": lab, "reserve": "10.40.0.85"}])
+    with monkeypatch.context() as patch:
+        patch.setattr(launch._Transaction, "_make_volumes", fail)
+        with pytest.raises(vmctl.HypervisorError, match="no"):
+            host.create(spec)
+    vm = host.create(make_spec(nics=[{"network": lab, "reserve": False}]))
+    assert kept_by(host, lab) == []
+    with monkeypatch.context() as patch:
+        patch.setattr("vmctl.hypervisor.tuning.attach_nic", fail)
+        with pytest.raises(vmctl.HypervisorError, match="no"):
+            vm.nics.attach(spec.nics[0])
+        assert kept_by(host, lab) == []
+        # What is kept for a NIC that isn't there is found, by whatever way it came to that.
+        settle = changes.settle
+        settled: list[str] = []
+
+        def settle_once(domain: Domain) -> None:
+            if settled:
+                fail()
+            settled.append(domain.name)
+            settle(domain)
+
+        patch.setattr("vmctl.changes.settle", settle_once)
+        with pytest.raises(vmctl.RollbackError):
+            vm.nics.attach(spec.nics[0])
+    assert there == [[("10.40.0.85", name)] for name in (spec.name, vm.name, vm.name, vm.name)]
+    (found,) = host.gc()
+    assert (found.name, found.phase, found.addresses) == (vm.name, "changing", ("10.40.0.85",))
+    vm.delete()
 
 
 def test_two_clients_that_want_the_same_address(

@@ -13,8 +13,8 @@ from vmctl.guest.addresses import static_addresses
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.metadata import Record
 from vmctl.hypervisor.names import list_domains
-from vmctl.hypervisor.network_facts import leases_of
-from vmctl.hypervisor.reservations import Served, served_by
+from vmctl.hypervisor.reservations import Served
+from vmctl.networking.taken import Neighbours
 from vmctl.spec.names import HostName, hostname_of
 
 __all__ = ["hosts_file"]
@@ -36,8 +36,9 @@ def hosts_file(connection: Connection, network: str | None = None) -> str:
     Raises:
         NotFoundError: There is no such network.
     """
+    neighbours = Neighbours(connection, "")
     if network is not None:
-        served_by(connection, network)
+        neighbours.served(network)
     lines: list[_Line] = []
     taken: set[tuple[str, bool]] = set()
     for name, record in _machines(connection):
@@ -45,7 +46,7 @@ def hosts_file(connection: Connection, network: str | None = None) -> str:
             where = nic.get("network")
             if not where or network not in {None, where}:
                 continue
-            lines += _lines_of(connection, name, record, nic, taken)
+            lines += _lines_of(neighbours, name, record, nic, taken)
     return "".join(f"{line.address}\t{' '.join(line.names)}\n" for line in lines)
 
 
@@ -56,18 +57,18 @@ def _machines(connection: Connection) -> Iterator[tuple[str, Record]]:
 
 
 def _lines_of(
-    connection: Connection,
+    neighbours: Neighbours,
     machine: str,
     record: Record,
     nic: dict[str, Any],
     taken: set[tuple[str, bool]],
 ) -> Iterator[_Line]:
     try:
-        served = served_by(connection, nic["network"])
+        served = neighbours.served(nic["network"])
     except NotFoundError:
         # It went, and its guests have no addresses.
         return
-    for address in _addresses(connection, served, record, nic):
+    for address in _addresses(neighbours, served, record, nic):
         names = []
         for name in _names(machine, record, served):
             # A name leads to the first address of each family that has it.
@@ -80,7 +81,7 @@ def _lines_of(
 
 
 def _addresses(
-    connection: Connection, served: Served, record: Record, nic: dict[str, Any]
+    neighbours: Neighbours, served: Served, record: Record, nic: dict[str, Any]
 ) -> list[str]:
     mac = str(nic.get("mac") or "").lower()
     found = list(static_addresses({"nics": [nic]}).get(mac, ()))
@@ -91,7 +92,7 @@ def _addresses(
     ]
     found += [kept.address for subnet in served.subnets for kept in subnet.kept if kept.mac == mac]
     if not found:
-        found = [lease.address for lease in leases_of(connection, served.name) if lease.mac == mac]
+        found = [lease.address for lease in neighbours.leases(served.name) if lease.mac == mac]
     return list(dict.fromkeys(found))
 
 

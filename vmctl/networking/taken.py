@@ -52,7 +52,8 @@ class Neighbours:
             self._served[network] = served_by(self._connection, network)
         return self._served[network]
 
-    def _leases_of(self, network: str) -> list[Lease]:
+    def leases(self, network: str) -> list[Lease]:
+        """Return what a network's DHCP server gave to guests."""
         if network not in self._leases:
             self._leases[network] = leases_of(self._connection, network)
         return self._leases[network]
@@ -81,7 +82,7 @@ class Neighbours:
         """Return all addresses of a subnet that somebody else than this NIC has."""
         found = {str(subnet.host), *(entry.address for entry in subnet.kept if entry.mac != mac)}
         found |= {address for network, address in self._claimed if network == served.name}
-        found |= {lease.address for lease in self._leases_of(served.name) if lease.mac != mac}
+        found |= {lease.address for lease in self.leases(served.name) if lease.mac != mac}
         return found
 
     def why_taken(
@@ -106,7 +107,7 @@ class Neighbours:
         for entry in subnet.kept:
             if entry.address == address and not _is_of(entry, mac, name):
                 return f"{address} is kept for {entry.mac or entry.name} on '{served.name}' already"
-        for lease in self._leases_of(served.name):
+        for lease in self.leases(served.name):
             if lease.address != address or lease.mac == mac:
                 continue
             holder = self._macs.get(lease.mac)
