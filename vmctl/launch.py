@@ -216,6 +216,8 @@ class _Transaction:
         try:
             self._reserve(plan, record)
             reserving.reserve(domain, plan.spec, plan.addresses)
+            nic_filters.keep_to_reserved(domain, plan.spec, self._around.templates)
+            self._join_groups(record)
             self._make_volumes(plan, domain)
             self._let_go_of_copied(plan, domain)
             if plan.spec.autostart:
@@ -256,7 +258,6 @@ class _Transaction:
             )
             # Once a definition refers to them, nobody removes them.
             nic_filters.ensure(self._around.connection, plan.spec.nics, self._around.templates)
-            self._join_groups(record)
 
     def _join_groups(self, record: Record) -> None:
         group_members.refresh(self._around.connection, group_members.groups_of(record.spec))

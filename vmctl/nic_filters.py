@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lxml import etree
+
 from vmctl.errors import NotFoundError, UnsupportedError
-from vmctl.hypervisor import kept_addresses, nwfilters
+from vmctl.hypervisor import hotplug, kept_addresses, nwfilters
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.reserved_addresses import ReservedAddress
 from vmctl.render.filter_names import GROUP_PREFIX, group_filter_name
 
 if TYPE_CHECKING:
     # Who stops or removes a machine needs no specs and no templates.
     from vmctl.render.templates import Templates
-    from vmctl.spec import NicSpec
+    from vmctl.spec import NicSpec, VMSpec
 
 __all__ = [
     "ensure",
     "ensure_recorded",
     "forget_unused",
     "is_filtered",
+    "keep_to_reserved",
     "known_addresses",
     "refuse_unfilterable",
     "unused",
@@ -71,13 +75,54 @@ def _refuse_network(connection: Connection, called: str, nic: NicSpec, network: 
         )
 
 
-def known_addresses(connection: Connection, nics: Iterable[NicSpec]) -> dict[str, Sequence[str]]:
-    """Return the addresses that networks keep for NICs with filters, by MAC address."""
-    return {
-        nic.mac: kept_addresses.kept_for(connection, nic.network, nic.mac)
-        for nic in nics
-        if nic.antispoofing and nic.network is not None and nic.mac is not None
-    }
+def known_addresses(
+    connection: Connection, nics: Iterable[NicSpec], reserved: Iterable[ReservedAddress] = ()
+) -> dict[str, Sequence[str]]:
+    """Return the addresses that networks keep for NICs with filters, by MAC address.
+
+    Args:
+        connection: The host.
+        nics: Resolved NICs.
+        reserved: What is reserved for their machine, as its record says: an address of IPv6 is kept
+            by the guest's name, which other NICs have too.
+    """
+    found: dict[str, Sequence[str]] = {}
+    own: dict[tuple[str, str], list[str]] = {}
+    for entry in reserved:
+        own.setdefault((entry.network, entry.mac), []).append(entry.address)
+    for nic in nics:
+        if nic.antispoofing and nic.network is not None and nic.mac is not None:
+            kept = kept_addresses.kept_for(connection, nic.network, nic.mac)
+            found[nic.mac] = tuple(dict.fromkeys([*kept, *own.get((nic.network, nic.mac), ())]))
+    return found
+
+
+def keep_to_reserved(domain: Domain, spec: VMSpec, templates: Templates | None = None) -> None:
+    """Let the filters of a machine's NICs know what is reserved for them, for its next start.
+
+    Args:
+        domain: The machine, with what is reserved in its record.
+        spec: Its resolved spec, each NIC with its MAC address.
+        templates: Templates to use instead of the default ones.
+    """
+    record = domain.record()
+    if record is None or not any(nic.antispoofing for nic in spec.nics):
+        return
+    from vmctl.render.nwfilter import nic_filters, write_filter  # noqa: PLC0415 - see above
+
+    known = known_addresses(domain.connection, spec.nics, record.addresses)
+    said = nic_filters(spec, known, templates)
+
+    def change(root: etree._Element) -> etree._Element:
+        for node in root.iterfind("devices/interface"):
+            mac = node.find("mac")
+            own = None if mac is None else said.get((mac.get("address") or "").lower())
+            # What somebody else gave it instead stays.
+            if own is not None and node.find(f"filterref[@filter='{own.name}']") is not None:
+                write_filter(node, own)
+        return root
+
+    hotplug.redefine(domain, change)
 
 
 def used_addresses(connection: Connection, nic: NicSpec) -> Sequence[str]:

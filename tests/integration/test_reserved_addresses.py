@@ -89,7 +89,7 @@ def said(vm: vmctl.VM) -> dict[str, tuple[str, ...] | str]:
 def test_known_before_boot_and_the_same_after_a_restart(
     host: vmctl.Host, make_spec: SpecMaker, lab: str
 ) -> None:
-    vm = host.create(make_spec(nics=[{"network": lab}], agent=True))
+    vm = host.create(make_spec(nics=[{"network": lab, "antispoofing": True}], agent=True))
     four, six = reserved(vm)
     assert 100 <= int(four.rpartition(".")[2]) <= 199
     assert 0x100 <= int(six.rpartition(":")[2], 16) <= 0x1FF
@@ -278,6 +278,41 @@ def test_devices_clones_and_networks_of_others(
     not_asked.delete()
     asked.delete()
     assert of_default() == before
+
+
+def allowed(vm: vmctl.VM) -> list[set[str]]:
+    """Return the addresses that each NIC's filter keeps it to, besides link-local ones."""
+    return [
+        {
+            node.get("value", "")
+            for node in nic.iterfind("filterref/parameter")
+            if not node.get("value", "").startswith("fe80:")
+        }
+        for nic in etree.fromstring(vm.xml(inactive=True)).iterfind("devices/interface")
+    ]
+
+
+def test_filters_know_what_is_reserved(host: vmctl.Host, make_spec: SpecMaker, lab: str) -> None:
+    nic = {"network": lab, "antispoofing": True}
+    vm = host.create(make_spec(nics=[nic], cloud_init=None))
+    assert all(set(reserved(vm)) <= addresses for addresses in allowed(vm))
+    fixed = vmctl.NicSpec.model_validate({**nic, "reserve": "10.40.0.90"})
+    vm.nics.attach(fixed)
+    assert "10.40.0.90" in allowed(vm)[1]
+    vm.nics.detach(vm.info().nics[1].mac)
+    clone = vm.clone(f"{vm.name}-c")
+    assert len(reserved(clone)) == 2
+    (others,) = allowed(clone)
+    assert set(reserved(clone)) <= others
+    assert not set(reserved(vm)) & others
+    host.networks.create(vmctl.NetworkSpec(name=f"{lab}-3", mode="isolated"))
+    clone.apply({"nics[0].network": f"{lab}-3"})
+    (joined,) = reserved(clone)
+    (others,) = allowed(clone)
+    assert joined in others
+    vm.delete()
+    clone.delete()
+    host.networks.delete(f"{lab}-3")
 
 
 def test_what_fails_later_frees_it(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from vmctl import group_members, nic_filters
 from vmctl.changes import alone
 from vmctl.cloning.copying import Copying, Still
 from vmctl.cloning.frozen import look_at_snapshot
@@ -151,6 +152,8 @@ class _Making:
                 xml = plan.xml(record)
                 names.define(self._connection, xml, name=plan.name, uuid=plan.uuid)
                 reserve(self._clone, plan.spec, plan.addresses)
+                nic_filters.keep_to_reserved(self._clone, plan.spec)
+                group_members.refresh(self._connection, group_members.groups_of(record.spec))
             with self._reporter.phase("disks") as phase:
                 copying = Copying(self._origin, plan, self._clone, phase)
                 self._notes += copying.run(self._still)

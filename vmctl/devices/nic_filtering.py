@@ -17,7 +17,7 @@ from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.hotplug import Scope
 from vmctl.hypervisor.metadata import Pending
 from vmctl.render.domain import with_macs
-from vmctl.render.nwfilter import NicFilter, nic_filter
+from vmctl.render.nwfilter import NicFilter, nic_filter, write_filter
 from vmctl.render.templates import Templates
 
 __all__ = ["filter_nic"]
@@ -73,7 +73,8 @@ def filter_nic(
             new = old.replace(**changes)
         nic_filters.refuse_unfilterable(domain.connection, [(f"the NIC {found.mac}", new)])
         scope = hotplug.scope_of(domain, next_start=next_start)
-        kept = nic_filters.known_addresses(domain.connection, [new]).get(found.mac, ())
+        own = nic_filters.known_addresses(domain.connection, [new], record.addresses)
+        kept = own.get(found.mac, ())
         said = {
             True: nic_filter(new, kept, templates),
             False: nic_filter(new, nic_filters.used_addresses(domain.connection, new), templates),
@@ -106,10 +107,5 @@ def filter_nic(
 
 
 def _with_filter(node: etree._Element, said: NicFilter | None) -> str:
-    for old in node.findall("filterref"):
-        node.remove(old)
-    if said is not None:
-        new = etree.SubElement(node, "filterref", filter=said.name)
-        for name, value in said.parameters:
-            etree.SubElement(new, "parameter", name=name, value=value)
+    write_filter(node, said)
     return etree.tostring(node, encoding="unicode")

@@ -166,8 +166,6 @@ def attach_nic(
         if problem is not None:
             raise not_live(problem)
         mac = new.mac or ""
-        known = nic_filters.known_addresses(domain.connection, [new]).get(mac, ())
-        xml = render_nic(new, known=known, templates=templates)
 
         def act() -> None:
             kept = (*record.addresses, *(entry.entry for entry in planned))
@@ -176,6 +174,9 @@ def attach_nic(
             if new.network is not None and scope.now:
                 networks.ensure_active(domain.connection, new.network)
             nic_filters.ensure(domain.connection, [new], templates)
+            reserved = (domain.record() or record).addresses
+            known = nic_filters.known_addresses(domain.connection, [new], reserved).get(mac, ())
+            xml = render_nic(new, known=known, templates=templates)
             with Reporter(domain.name, progress).phase("attach"):
                 tuning.attach_nic(domain, xml, scope, mac, limited=new.bandwidth is not None)
 

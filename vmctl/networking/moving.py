@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vmctl import nic_filters
 from vmctl.changes import settle
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
@@ -48,6 +49,8 @@ def moved(domain: Domain, record: Record, before: VMSpec, after: VMSpec) -> Iter
     try:
         reserve(domain, after, planned)
         yield (domain.record() or record) if planned else record
+        if planned:
+            nic_filters.keep_to_reserved(domain, after)
     except BaseException:
         with being_undone():
             outlasting(lambda: settle(domain))

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lxml import etree
+
 from vmctl.render.filter_names import PREFIX, FilterDocument, eui64, group_filter_name
 from vmctl.render.templates import Templates
 from vmctl.spec import NicSpec, VMSpec
@@ -24,6 +26,7 @@ __all__ = [
     "nic_documents",
     "nic_filter",
     "nic_filters",
+    "write_filter",
 ]
 
 # A filter is known to libvirt by both; the same name has the same UUID wherever it is made.
@@ -118,3 +121,13 @@ def nic_filters(
         if said is not None:
             found[nic.mac or ""] = said
     return found
+
+
+def write_filter(nic: etree._Element, said: NicFilter | None) -> None:
+    """Write what a NIC says of its filter into libvirt's definition of it; None takes it out."""
+    for old in nic.findall("filterref"):
+        nic.remove(old)
+    if said is not None:
+        new = etree.SubElement(nic, "filterref", filter=said.name)
+        for name, value in said.parameters:
+            etree.SubElement(new, "parameter", name=name, value=value)
