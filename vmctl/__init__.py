@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vmctl.devices.media import CdromDrive
     from vmctl.devices.memory import Memory
     from vmctl.devices.nics import AttachedNic
+    from vmctl.devices.ports import PublishedPort
     from vmctl.devices.processors import Processors
     from vmctl.doctor import Check, examine
     from vmctl.errors import (
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from vmctl.spec import (
         BandwidthSpec,
         DiskSpec,
+        ForwardSpec,
         IoTuneSpec,
         NetworkSpec,
         NicSpec,
@@ -109,6 +111,7 @@ _HOMES = {
     "EventListener": "vmctl.events",
     "EventStream": "vmctl.events",
     "GuestAgent": "vmctl.agent",
+    "ForwardSpec": "vmctl.spec",
     "GuestError": _ERRORS,
     "GuestFilesystem": "vmctl.guest.agent_facts",
     "GuestInfo": "vmctl.guest.agent_facts",
@@ -146,6 +149,7 @@ _HOMES = {
     "Snapshot": "vmctl.snapshots",
     "SecurityGroupInfo": "vmctl.security_groups",
     "SecurityGroupSpec": "vmctl.spec",
+    "PublishedPort": "vmctl.devices.ports",
     "SpecError": _ERRORS,
     "StartReport": "vmctl.power",
     "StopDeadlines": "vmctl.stopping",
@@ -197,6 +201,7 @@ __all__ = [
     "EventKind",
     "EventListener",
     "EventStream",
+    "ForwardSpec",
     "GuestAgent",
     "GuestError",
     "GuestFilesystem",
@@ -229,6 +234,7 @@ __all__ = [
     "Progress",
     "ProvisioningError",
     "Pruned",
+    "PublishedPort",
     "ResourceError",
     "Retention",
     "RollbackError",

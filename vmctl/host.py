@@ -76,7 +76,7 @@ class Host:
         templates: str | os.PathLike[str] | None = None,
     ) -> None:
         self._address = resolve(uri)
-        self._connection = Connection(self._address.uri)
+        self._connection = Connection(self._address.uri, address=self._address)
         self._pool = pool or os.environ.get("VMCTL_POOL") or "default"
         self._templates: Templates | None = None
         if templates is not None:

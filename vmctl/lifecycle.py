@@ -110,6 +110,7 @@ class Lifecycle:
             HypervisorError: It can't go on from its saved state, which is kept.
         """
         from vmctl import power
+        from vmctl.guest import ports
 
         record = self._record()
         refuse_while_exported(self.name, record)
@@ -136,7 +137,7 @@ class Lifecycle:
                 buttons.wake(self._domain)
             power.go_on(self._domain, state)
             # One that came up with its host has none of them yet.
-            power.apply_forwards(self._domain, record.spec)
+            ports.open_all(self._domain, record.spec)
             asleep = state in {State.PAUSED, State.SUSPENDED}
             return power.StartReport(how="resumed" if asleep else "was running")
 

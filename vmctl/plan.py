@@ -14,6 +14,7 @@ from vmctl.client_files import unreadable, with_key_files
 from vmctl.errors import ResourceError, SpecError, SpecProblem, UsageError
 from vmctl.existing import existing_source
 from vmctl.guest.identity import KeyPair, make_key
+from vmctl.guest.port_relays import refuse_unreachable
 from vmctl.hypervisor.access import refuse_closed_folder
 from vmctl.hypervisor.claims import own_name
 from vmctl.hypervisor.connection import Connection
@@ -264,6 +265,9 @@ def _check_networks(spec: VMSpec, connection: Connection) -> None:
     """Say that a network isn't there while nothing is made yet; starting it can wait."""
     for name in dict.fromkeys(nic.network for nic in spec.nics if nic.network is not None):
         is_active(connection, name)
+    for nic in spec.nics:
+        if nic.network is not None and nic.forwards:
+            refuse_unreachable(connection, nic.network)
 
 
 class _Builder:

@@ -14,13 +14,14 @@ from vmctl.errors import (
     VmctlError,
     WrongStateError,
 )
-from vmctl.hypervisor import forwards, networks, runs, saves
+from vmctl.guest import ports
+from vmctl.hypervisor import networks, runs, saves
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.lost import looking_for_lost
 from vmctl.hypervisor.sharing import refuse_disks_in_use
 from vmctl.progress import Phase
 
-__all__ = ["StartReport", "apply_forwards", "go_on", "refuse_saved", "start"]
+__all__ = ["StartReport", "go_on", "refuse_saved", "start"]
 
 # The agent's channel is open again within a second of a restore.
 _AGENT_SECONDS = 5.0
@@ -81,7 +82,7 @@ def start(
             domain.start()
     runs.note_start(domain)
     try:
-        apply_forwards(domain, spec)
+        ports.open_all(domain, spec)
     except VmctlError:
         if restored:
             saves.save(domain, tell=lambda _fraction: None)
@@ -152,33 +153,3 @@ def refuse_saved(domain: Domain, verb: str) -> None:
             hint=f"start it, or give what was in its memory up: "
             f"`vmctl discard-saved {domain.name}`",
         )
-
-
-def apply_forwards(domain: Domain, spec: dict[str, Any]) -> None:
-    """Open the ports that a recorded spec forwards, as far as they are not open."""
-    wanted = [
-        (nic["mac"].lower(), forward)
-        for nic in spec.get("nics") or ()
-        for forward in nic.get("forwards") or ()
-    ]
-    if not wanted:
-        return
-    netdevs = forwards.user_netdevs(domain)
-    open_now = {
-        (entry.netdev, entry.protocol, entry.host_address, entry.host_port)
-        for entry in forwards.list_forwards(domain)
-    }
-    for mac, forward in wanted:
-        netdev = netdevs.get(mac)
-        if netdev is None:
-            continue
-        protocol, address = forward.get("protocol", "tcp"), forward.get("address", "127.0.0.1")
-        if (netdev, protocol, address, forward["host"]) not in open_now:
-            forwards.add_forward(
-                domain,
-                netdev,
-                guest_port=forward["guest"],
-                host_port=forward["host"],
-                protocol=protocol,
-                host_address=address,
-            )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vmctl.devices.disks import Disks
     from vmctl.devices.media import Cdroms
     from vmctl.devices.nics import Nics
+    from vmctl.devices.ports import Ports
     from vmctl.events import EventKind, EventStream
     from vmctl.guest.readiness import Deadlines
     from vmctl.host import Host
@@ -95,6 +96,13 @@ class VM(Lifecycle, Inside, Cloning, BackingUp):
         from vmctl.devices.nics import Nics
 
         return Nics(self._domain, facts=self._host.facts, templates=self._host.templates)
+
+    @property
+    def ports(self) -> Ports:
+        """The ports of the host that lead into it."""
+        from vmctl.devices.ports import Ports
+
+        return Ports(self._domain)
 
     @property
     def cdroms(self) -> Cdroms:

@@ -53,6 +53,7 @@ _SECTIONS = {
     "Devices": {
         "disk": f"{_PACKAGE}.disk:disk",
         "nic": f"{_PACKAGE}.nic:nic",
+        "port": f"{_PACKAGE}.port:port",
         "cdrom": f"{_PACKAGE}.cdrom:cdrom",
     },
     "Inside the guest": {

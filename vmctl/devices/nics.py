@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from lxml import etree
 
-from vmctl import group_members, nic_filters, power
+from vmctl import group_members, nic_filters
 from vmctl.changes import carry_out, changing
 from vmctl.devices.disk_detaching import DETACH_SECONDS
 from vmctl.devices.machine import as_given, not_live, port_problem, recorded, spec_of, with_drives
 from vmctl.errors import NotFoundError, SpecError, SpecProblem, UnsupportedError
+from vmctl.guest import port_relays, ports
 from vmctl.hypervisor import hotplug, networks, tuning
 from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.hotplug import Scope
@@ -161,6 +162,8 @@ def attach_nic(
         new = spec.nics[-1]
         refuse_nic(new, "the new NIC", facts)
         nic_filters.refuse_unfilterable(domain.connection, [("the new NIC", new)])
+        if new.network is not None and new.forwards:
+            port_relays.refuse_unreachable(domain.connection, new.network)
         scope = hotplug.scope_of(domain, next_start=next_start)
         problem = why_not_attached_live(domain) if scope.now else None
         if problem is not None:
@@ -182,7 +185,7 @@ def attach_nic(
 
         carry_out(domain, Pending(device=mac, present=True, spec=recorded(spec, record)), act)
         if scope.now and new.forwards:
-            power.apply_forwards(domain, recorded(spec, record))
+            ports.open_all(domain, recorded(spec, record))
     group_members.refresh(domain.connection, new.security_groups)
     return find_nic(domain, mac)
 

@@ -7,6 +7,7 @@ through, known hosts.
 from __future__ import annotations
 
 import select
+import shlex
 import socket
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ from typing import IO
 from vmctl.errors import HostUnavailableError
 from vmctl.hypervisor.uri import HostAddress
 
-__all__ = ["JumpSocket", "check_way_to", "connect_through"]
+__all__ = ["JumpSocket", "check_way_to", "connect_through", "run_there"]
 
 _END_SECONDS = 5.0
 # The way to the hypervisor takes longer than the one from there to the guest.
@@ -137,6 +138,36 @@ def check_way_to(host: HostAddress) -> None:
         details=said,
         hint=f"check that `ssh {host.ssh_host}` works without a question",
     )
+
+
+def run_there(
+    host: HostAddress, command: list[str], text: str, timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a command on the hypervisor.
+
+    Args:
+        host: The hypervisor.
+        command: The command; its words go through a shell there.
+        text: What it reads.
+        timeout: Seconds that it has, besides the way there.
+
+    Raises:
+        OSError: There is no way there, or no program ``ssh`` here.
+    """
+    try:
+        done = subprocess.run(
+            [*_ssh(host), "--", host.ssh_host, shlex.join(command)],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=timeout + _SSH_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError("it does not answer") from error
+    if done.returncode == _SSH_FAILED:
+        raise OSError(done.stderr.strip() or "ssh ended without a word")
+    return done
 
 
 def _ssh(host: HostAddress) -> list[str]:

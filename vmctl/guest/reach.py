@@ -6,6 +6,8 @@ Directly, from inside a private host's network namespace, or through the hypervi
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,44 @@ class Reach:
 
             check_way_to(self._host)
             self._checked = True
+
+    def run_program(
+        self, text: str, *words: str, timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a Python program where the guests of this host are reached from.
+
+        Args:
+            text: The program, which needs nothing but Python's own library.
+            words: What a list of processes shows of it; the program need not read it.
+            timeout: Seconds that it has.
+
+        Raises:
+            OSError: There is no way there, or no Python here, or it takes too long.
+        """
+        command = ["-I", "-S", "-", *words]
+        if not self._host.is_local:
+            from vmctl.guest.jump import run_there  # noqa: PLC0415
+
+            return run_there(self._host, ["python3", *command], text, timeout)
+
+        def run() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, *command],
+                input=text,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+
+        try:
+            if self._host.network_namespace is None:
+                return run()
+            from vmctl.guest.netns import do_in  # noqa: PLC0415
+
+            return do_in(self._host.network_namespace, run)
+        except subprocess.TimeoutExpired as error:
+            raise OSError("it does not answer") from error
 
     def neighbors(self) -> dict[str, list[str]]:
         """Return the hypervisor's IPv4 neighbours, by lower-case MAC, as its kernel knows them.

@@ -15,6 +15,7 @@ from vmctl.hypervisor import eventloop
 from vmctl.hypervisor.errors import calling, translate
 from vmctl.hypervisor.events import EventHub, Listener, Signal
 from vmctl.hypervisor.opening import Opening
+from vmctl.hypervisor.uri import HostAddress, resolve
 
 __all__ = ["Connection", "outlasting"]
 
@@ -35,14 +36,16 @@ class Connection:
 
     Args:
         uri: A libvirt URI, as `vmctl.hypervisor.uri.resolve` returns it.
+        address: How the client gets to the machine that it leads to; None for what the URI says.
 
     Raises:
         HostUnavailableError: Nobody answers there.
         PermissionDeniedError: Somebody does, and refuses.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, address: HostAddress | None = None) -> None:
         self.uri = uri
+        self.address = address or resolve(uri)
         self.events = EventHub()
         self._lock = threading.RLock()
         self._raw: Any = None

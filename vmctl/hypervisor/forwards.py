@@ -16,7 +16,14 @@ from lxml import etree
 from vmctl.errors import ConflictError, HypervisorError, NotFoundError
 from vmctl.hypervisor.domains import Domain
 
-__all__ = ["Forward", "add_forward", "forward_to", "list_forwards"]
+__all__ = [
+    "Forward",
+    "add_forward",
+    "forward_to",
+    "list_forwards",
+    "remove_forward",
+    "user_netdevs",
+]
 
 _LOOPBACK = "127.0.0.1"
 # `info usernet`: "  TCP[HOST_FORWARD]  13       127.0.0.1  2222       10.0.2.15    22     0     0"
@@ -110,6 +117,36 @@ def add_forward(
         details=said,
         hint="QEMU's log on the host says more: /var/log/libvirt/qemu",
     )
+
+
+def remove_forward(
+    domain: Domain, netdev: str, *, protocol: str, host_address: str, host_port: int
+) -> None:
+    """Close a port of the hypervisor; what is connected through it stays so.
+
+    Args:
+        domain: A running domain.
+        netdev: QEMU's name of the backend, from `user_netdevs`.
+        protocol: ``tcp`` or ``udp``.
+        host_address: The address that is listened on.
+        host_port: The hypervisor's port.
+
+    Raises:
+        HypervisorError: QEMU keeps it.
+    """
+    said = domain.monitor(f"hostfwd_remove {netdev} {protocol}:{host_address}:{host_port}").strip()
+    for forward in list_forwards(domain):
+        if (forward.netdev, forward.protocol, forward.host_address, forward.host_port) == (
+            netdev,
+            protocol,
+            host_address,
+            host_port,
+        ):
+            raise HypervisorError(
+                f"QEMU keeps the port {host_port} of {host_address} open for '{domain.name}'",
+                details=said,
+                hint="it goes when the machine is stopped",
+            )
 
 
 def forward_to(domain: Domain, mac: str, *, guest_port: int, make: bool) -> tuple[str, int] | None:

@@ -17,7 +17,7 @@ from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.networks import find
 from vmctl.render.network_record import recorded_spec
 
-__all__ = ["Lease", "NetworkFacts", "facts_of", "leases_of", "list_facts", "subnets_of"]
+__all__ = ["Lease", "NetworkFacts", "facts_of", "leases_of", "list_facts", "served", "subnets_of"]
 
 T = TypeVar("T")
 
@@ -139,6 +139,41 @@ def leases_of(connection: Connection, name: str) -> list[Lease]:
         for entry in entries
     ]
     return sorted(found, key=lambda lease: _order(lease.address))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a network is to one NIC.
+
+    Attributes:
+        mode: As of `NetworkFacts`.
+        subnets: Its IPv4 subnets.
+        reserved: The IPv4 addresses that this NIC is always given.
+    """
+
+    mode: str
+    subnets: tuple[str, ...]
+    reserved: tuple[str, ...]
+
+
+def served(connection: Connection, name: str, *, mac: str = "") -> Served:
+    """Return what a network is to one NIC, without a look at the machines.
+
+    Raises:
+        NotFoundError: There is no such network.
+    """
+    raw = find(connection, name)
+    with calling(f"ask for the network '{name}'"):
+        root = etree.fromstring(raw.XMLDesc(0))
+    return Served(
+        mode=_mode(root),
+        subnets=tuple(subnet for subnet in _subnets(root) if "." in subnet),
+        reserved=tuple(
+            node.get("ip", "")
+            for node in root.iterfind("ip/dhcp/host")
+            if (node.get("mac") or "").lower() == mac and "." in (node.get("ip") or "")
+        ),
+    )
 
 
 def _order(address: str) -> tuple[int, int]:

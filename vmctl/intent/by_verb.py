@@ -8,7 +8,7 @@ from typing import Any
 
 from lxml import etree
 
-from vmctl.devices import disks, media, memory, nics, processors
+from vmctl.devices import disks, media, memory, nics, ports, processors
 from vmctl.devices.machine import no_port
 from vmctl.hypervisor import hotplug
 from vmctl.hypervisor.domains import Domain
@@ -18,11 +18,12 @@ from vmctl.progress import ProgressCallback
 from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.spec import BandwidthSpec, DiskBus, DiskSpec, IoTuneSpec, NicSpec
+from vmctl.spec.nic import ForwardSpec
 from vmctl.spec.sizes import Size
 
 __all__ = ["Verbs", "is_by_verb"]
 
-_FIELDS = (".size", ".iotune", ".link", ".bandwidth", ".medium")
+_FIELDS = (".size", ".iotune", ".link", ".bandwidth", ".forwards", ".medium")
 
 
 def is_by_verb(difference: Difference) -> bool:
@@ -167,6 +168,9 @@ class Verbs:
         elif field == "bandwidth":
             limits = None if after is None else BandwidthSpec.model_validate(after)
             nics.limit_nic(self.domain, mac, limits, next_start=later)
+        elif field == "forwards":
+            wanted = tuple(ForwardSpec.model_validate(entry) for entry in after or ())
+            ports.set_forwards(self.domain, {mac: wanted})
         elif difference.action is Action.ADD:
             nics.attach_nic(
                 self.domain,

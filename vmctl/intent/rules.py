@@ -35,6 +35,7 @@ _LIVE = frozenset(
         "nics.*",
         "nics.*.link",
         "nics.*.bandwidth",
+        "nics.*.forwards",
         "cdroms.*.medium",
     }
 )

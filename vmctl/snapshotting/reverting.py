@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from lxml import etree
 
-from vmctl import detours, power
+from vmctl import detours
 from vmctl.errors import (
     ConflictError,
     HostUnavailableError,
@@ -23,6 +23,7 @@ from vmctl.errors import (
     UnsupportedError,
     VmctlError,
 )
+from vmctl.guest import ports
 from vmctl.hypervisor import hotplug, networks, restores, runs, snapshots
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.domains import Domain, State
@@ -74,7 +75,7 @@ def go_back(
         _go_back_outside(domain, seen, details, phase)
     if domain.is_active():
         current = domain.record() or seen.record
-        power.apply_forwards(domain, current.spec)
+        ports.open_all(domain, current.spec)
 
 
 def refuse_lost_files(domain: Domain, details: SnapshotDetails) -> None:

@@ -98,7 +98,7 @@ class NicSpec(SpecModel):
     """Whether the network's DHCP server keeps an address for it, or which: one, or one each of IPv4
     and IPv6. When it is not given, it does so on networks that vmctl made."""
     forwards: tuple[ForwardSpec, ...] = ()
-    """Ports of the host that lead into the guest; on user-mode NICs only."""
+    """Ports of the host that lead into the guest; not on a bridge of the host's."""
     link: LinkState = LinkState.UP
     """Whether the cable is in, as the guest sees it: `up` or `down`."""
     bandwidth: BandwidthSpec | None = None
@@ -153,9 +153,13 @@ class NicSpec(SpecModel):
                 problems.append(SpecProblem(kind, f"a NIC of type {self.type} has no {kind}"))
         if self.bandwidth is not None and self.type is NicType.USER:
             problems.append(SpecProblem("bandwidth", "a user-mode NIC can't be limited"))
-        if self.forwards and self.type is not NicType.USER:
+        if self.forwards and self.type is NicType.BRIDGE:
             problems.append(
-                SpecProblem("forwards", "ports are forwarded on a user-mode NIC only (user: true)")
+                SpecProblem(
+                    "forwards",
+                    "a guest on the host's bridge is reached by its own address; ports lead to one "
+                    "on a network, or in user mode (user: true)",
+                )
             )
         return problems
 

@@ -227,9 +227,9 @@ WRONG = [
         "192.0.2.1 is nics[0]'s already",
     ),
     (
-        "nics: [{network: a, forwards: [{host: 80, guest: 80}]}]",
+        "nics: [{bridge: a, forwards: [{host: 80, guest: 80}]}]",
         "nics[0].forwards",
-        "on a user-mode NIC only",
+        "on a network, or in user mode",
     ),
     (
         "nics: [{user: true, forwards: [{host: 80, guest: 80}, {host: 80, guest: 81}]}]",
