@@ -59,8 +59,9 @@ if TYPE_CHECKING:
     from vmctl.intent.drift import Deviation
     from vmctl.intent.planning import ChangePlan
     from vmctl.marked_block import write_block
+    from vmctl.networking.comparing import NetworkDifference, NetworkPlan
     from vmctl.networking.discovery import AddressReport
-    from vmctl.networks import NetworkInfo, NetworkLease, NetworkReservation
+    from vmctl.networks import NetworkApplied, NetworkInfo, NetworkLease, NetworkReservation
     from vmctl.pools import PoolInfo
     from vmctl.power import StartReport
     from vmctl.preview import Preview, preview_documents
@@ -110,8 +111,8 @@ _HOMES = {
     "EventKind": "vmctl.events",
     "EventListener": "vmctl.events",
     "EventStream": "vmctl.events",
-    "GuestAgent": "vmctl.agent",
     "ForwardSpec": "vmctl.spec",
+    "GuestAgent": "vmctl.agent",
     "GuestError": _ERRORS,
     "GuestFilesystem": "vmctl.guest.agent_facts",
     "GuestInfo": "vmctl.guest.agent_facts",
@@ -129,8 +130,11 @@ _HOMES = {
     "MachineStats": "vmctl.stats",
     "MachineSummary": "vmctl.info",
     "Memory": "vmctl.devices.memory",
+    "NetworkApplied": "vmctl.networks",
+    "NetworkDifference": "vmctl.networking.comparing",
     "NetworkInfo": "vmctl.networks",
     "NetworkLease": "vmctl.networks",
+    "NetworkPlan": "vmctl.networking.comparing",
     "NetworkReservation": "vmctl.networks",
     "NetworkSpec": "vmctl.spec",
     "NicSpec": "vmctl.spec",
@@ -143,13 +147,13 @@ _HOMES = {
     "Progress": "vmctl.progress",
     "ProvisioningError": _ERRORS,
     "Pruned": "vmctl.backups",
+    "PublishedPort": "vmctl.devices.ports",
     "ResourceError": _ERRORS,
     "Retention": "vmctl.backups",
     "RollbackError": _ERRORS,
     "Snapshot": "vmctl.snapshots",
     "SecurityGroupInfo": "vmctl.security_groups",
     "SecurityGroupSpec": "vmctl.spec",
-    "PublishedPort": "vmctl.devices.ports",
     "SpecError": _ERRORS,
     "StartReport": "vmctl.power",
     "StopDeadlines": "vmctl.stopping",
@@ -220,8 +224,11 @@ __all__ = [
     "MachineStats",
     "MachineSummary",
     "Memory",
+    "NetworkApplied",
+    "NetworkDifference",
     "NetworkInfo",
     "NetworkLease",
+    "NetworkPlan",
     "NetworkReservation",
     "NetworkSpec",
     "NicSpec",

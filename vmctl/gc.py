@@ -16,6 +16,7 @@ from vmctl.hypervisor.pools import open_pool
 from vmctl.hypervisor.reserved_addresses import ReservedAddress
 from vmctl.hypervisor.usage import read_usage
 from vmctl.hypervisor.volumes import StoredVolume
+from vmctl.networking import leftovers as half_networks
 from vmctl.removal import releasable_bases, releasable_networks, remove_machine
 from vmctl.snapshotting import lending
 from vmctl.snapshotting import settling as snapshotting
@@ -24,19 +25,20 @@ __all__ = ["Leftover", "collect"]
 
 _CLONING = "cloning"
 _FILTERING = "filtering"
+_NETWORK = "creating-network"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """A machine, or a volume, that somebody was at work on who is not there any more.
+    """A machine, a volume or a network, that somebody was at work on who is not there any more.
 
     Attributes:
-        name: The machine's name, or ``POOL/NAME`` of the volume.
-        uuid: The machine's UUID; empty for a volume.
+        name: The machine's name, ``POOL/NAME`` of the volume, or the network's name.
+        uuid: The machine's UUID; empty for a volume or a network.
         phase: What was being done: ``creating``, ``provisioning``, ``deleting``, ``uploading`` a
-            volume, ``dumping`` a machine's memory into one, ``backing-up`` a machine, or
-            ``filtering`` for a packet filter that no machine has, or
-            ``removing`` an image, which stays; only the note that it is going goes. Of
+            volume, ``creating-network``, ``dumping`` a machine's memory into one, ``backing-up`` a
+            machine, ``filtering`` for a packet filter that no machine has, or ``removing`` an
+            image, which stays; only the note that it is going goes. Of
             ``flattening`` only the work ends, of ``cloning`` only a snapshot goes, of
             ``changing``, ``snapshotting`` and ``reverting`` only what was made for it goes, if it
             was not done: the machine stays.
@@ -44,7 +46,7 @@ class Leftover:
         volumes: ``POOL/NAME`` of the volumes that go with it, those of images that only it brought
             included; some may never have existed.
         networks: The networks that its launch started and that are stopped again, unless another
-            machine uses them by then.
+            machine uses them by then; or the one whose making was cut off, which goes.
         snapshots: The snapshots of it that go, which were taken for clones that were not made.
         addresses: The addresses that networks keep for it and that are free again afterwards.
     """
@@ -96,6 +98,7 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
             failures.append(error)
     _collect_loans(connection, found, failures, dry_run=dry_run)
     _collect_changes(connection, found, failures, dry_run=dry_run)
+    _collect_networks(connection, found, failures, dry_run=dry_run)
     for kind in (uploads.UPLOADING, uploads.DUMPING, backup_traces.KIND):
         _collect_notes(connection, kind, found, failures, dry_run=dry_run)
     _collect_filters(connection, found, failures, dry_run=dry_run)
@@ -170,6 +173,29 @@ def _collect_changes(
     for note in uploads.list_notes(connection, kind=changes.KIND):
         if not dry_run and note.left_by() is not None:
             uploads.unmark(note.volume, kind=changes.KIND)
+
+
+def _collect_networks(
+    connection: Connection, found: list[Leftover], failures: list[VmctlError], *, dry_run: bool
+) -> None:
+    """Remove networks that were being made, and that libvirt does not keep."""
+    try:
+        for left in half_networks.abandoned(connection):
+            client = "" if left.claim is None else left.claim.client
+            found.append(
+                Leftover(
+                    name=left.name,
+                    uuid="",
+                    phase=_NETWORK,
+                    client=client,
+                    volumes=(),
+                    networks=(left.name,),
+                )
+            )
+            if not dry_run:
+                half_networks.remove(connection, left)
+    except VmctlError as error:
+        failures.append(error)
 
 
 def _half_change(domain: Domain, record: Record, gone: Sequence[ReservedAddress]) -> Leftover:

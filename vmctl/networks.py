@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 import uuid as uuid_module
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from itertools import islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from vmctl.errors import (
     ConflictError,
@@ -19,16 +19,27 @@ from vmctl.errors import (
 )
 from vmctl.hypervisor import network_facts, network_making
 from vmctl.hypervisor import networks as backend
+from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import Connection, outlasting
+from vmctl.hypervisor.host_devices import refuse_missing_devices
 from vmctl.hypervisor.names import list_domains
+from vmctl.hypervisor.network_changing import definitions
 from vmctl.hypervisor.reservations import served_by
+from vmctl.networking.applying import apply_plan, refuse_anew, refuse_restart
+from vmctl.networking.comparing import (
+    NetworkPlan,
+    NetworkWhen,
+    plan_network,
+    recorded,
+    with_known_subnets,
+)
 from vmctl.progress import being_undone
 from vmctl.render.network import render_network
 from vmctl.spec.free_subnets import free_ipv4, overlapping, unique_local
 from vmctl.spec.network import NetworkSpec
 from vmctl.spec.subnet import SubnetSpec
 
-__all__ = ["NetworkInfo", "NetworkLease", "NetworkReservation", "Networks"]
+__all__ = ["NetworkApplied", "NetworkInfo", "NetworkLease", "NetworkReservation", "Networks"]
 
 NetworkInfo: TypeAlias = network_facts.NetworkFacts
 NetworkLease: TypeAlias = network_facts.Lease
@@ -37,6 +48,25 @@ NetworkLease: TypeAlias = network_facts.Lease
 _SPACE = uuid_module.UUID("5a0d6c1f-2d0e-4c43-9a43-3f1f8d3f7b52")
 # A host whose own routes have this many of the subnets in question is asked for one.
 _TRIES = 16
+# Longer than the making of any network takes.
+_MAKING_SECONDS = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkApplied:
+    """What `Networks.apply` did.
+
+    Attributes:
+        plan: What differed before; with ``exists`` False, the network was made.
+        network: The network, as it is now.
+        made: The paths of the differences that were made.
+        waiting: What the definition has, and the running network gets when it is restarted.
+    """
+
+    plan: NetworkPlan
+    network: NetworkInfo
+    made: tuple[str, ...]
+    waiting: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +107,14 @@ class Networks:
             HypervisorError: libvirt can't start it; why is in ``details``.
         """
         uuid = str(uuid_module.uuid5(_SPACE, spec.model_dump_json(exclude_unset=True)))
+        refuse_missing_devices(self._connection, spec)
         if not self._is_half_made(spec, uuid):
-            self._bring_up(spec, uuid)
+            with claimed(_MAKING_SECONDS) as claim:
+                self._bring_up(spec, uuid, asdict(claim))
+                return self._keep(spec)
+        return self._keep(spec)
+
+    def _keep(self, spec: NetworkSpec) -> NetworkInfo:
         try:
             network_making.keep(self._connection, spec.name, autostart=spec.autostart)
         except BaseException as error:
@@ -98,10 +134,15 @@ class Networks:
         except NotFoundError:
             return False
         if found.uuid == uuid and not found.persistent:
-            return True
+            for entry in network_making.half_made(self._connection):
+                at_work = entry.claim is not None and not entry.claim.is_abandoned()
+                if entry.uuid == uuid and at_work:
+                    break
+            else:
+                return True
         raise network_making.name_is_taken(spec.name)
 
-    def _bring_up(self, spec: NetworkSpec, uuid: str) -> None:
+    def _bring_up(self, spec: NetworkSpec, uuid: str, claim: dict[str, Any]) -> None:
         """Make it run, on subnets that are free.
 
         What the host's own devices have is known only to the host: libvirt refuses what collides.
@@ -113,7 +154,7 @@ class Networks:
                 _refuse_overlap(subnet.subnet, others)
         failure: HypervisorError | None = None
         for chosen in islice(_candidates(ipv4, spec.ipv6, others), _TRIES):
-            xml = render_network(spec.with_subnets(*chosen), uuid=uuid)
+            xml = render_network(spec.with_subnets(*chosen), uuid=uuid, claim=claim)
             try:
                 network_making.bring_up(self._connection, xml, name=spec.name, uuid=uuid)
             except HypervisorError as error:
@@ -124,6 +165,99 @@ class Networks:
             f"there is no subnet left for the network '{spec.name}'",
             hint="give it one: `ipv4: 192.0.2.0/24`",
         )
+
+    def compare(self, spec: NetworkSpec) -> NetworkPlan:
+        """Return what differs between a network and a spec, and when each difference can be made.
+
+        Nothing is changed. A subnet that is ``auto`` is the one that the network has.
+
+        Args:
+            spec: All that it shall be.
+
+        Raises:
+            ConflictError: vmctl did not make it.
+        """
+        return self._compare(spec)[0]
+
+    def _compare(self, spec: NetworkSpec) -> tuple[NetworkPlan, NetworkSpec]:
+        try:
+            info = self.info(spec.name)
+        except NotFoundError:
+            return NetworkPlan(name=spec.name, exists=False), spec
+        found = definitions(self._connection, spec.name)
+        if not found.persistent and info.made_by_vmctl:
+            # Half-made: whoever makes it again goes on with it.
+            return NetworkPlan(name=spec.name, exists=False), spec
+        before = recorded(found, spec.name)
+        wanted = with_known_subnets(spec, before)
+        if any(net is not None and net.network is None for net in (wanted.ipv4, wanted.ipv6)):
+            others = network_facts.subnets_of(self._connection)
+            chosen = next(_candidates(wanted.ipv4, wanted.ipv6, others))
+            wanted = wanted.with_subnets(*chosen)
+        return plan_network(wanted, found, machines=info.machines), wanted
+
+    def apply(
+        self,
+        spec: NetworkSpec,
+        *,
+        plan: NetworkPlan | None = None,
+        restart: bool = False,
+        force: bool = False,
+    ) -> NetworkApplied:
+        """Make a network what a spec says; a second time changes nothing. One that is not, is made.
+
+        Reservations, ranges and DNS names are changed while guests are on it. All else is in its
+        definition, and had from its next start on. What others changed stays as it is. If anything
+        fails, the network is as it was. If the client is killed, calling it again goes on.
+
+        Args:
+            spec: All that it shall be.
+            plan: What `compare` said and somebody accepted: nothing else is done.
+            restart: Whether it is restarted now for what waits for that, or because it is off.
+            force: Whether that is done under running guests, which lose their connection until they
+                start anew.
+
+        Raises:
+            ConflictError: vmctl did not make it; it would have to be made anew; it has running
+                guests and was to be restarted; something on the host has its addresses; or it
+                differs otherwise than ``plan`` says. Nothing was changed.
+            HypervisorError: libvirt refuses something; the network is as it was.
+        """
+        now, wanted = self._compare(spec)
+        if plan is not None and (plan.exists, _paths(plan)) != (now.exists, _paths(now)):
+            raise ConflictError(
+                f"the network '{spec.name}' was changed meanwhile, so that other things differ "
+                "than were shown",
+                hint="nothing was changed; run it again to see what differs now",
+            )
+        if not now.exists:
+            return NetworkApplied(plan=now, network=self.create(spec), made=(), waiting=())
+        refuse_anew(now)
+        self._refuse_what_cant_be(now, wanted)
+        waits = {entry.path for entry in now.those(NetworkWhen.RESTART)} | {*now.pending}
+        off = self.info(spec.name).state != "active"
+        restarts = restart and (off or bool(waits))
+        if restarts and not force:
+            refuse_restart(self._connection, spec.name)
+        if now.differences or restarts:
+            apply_plan(self._connection, now, wanted, restart=restarts)
+        return NetworkApplied(
+            plan=now,
+            network=self.info(spec.name),
+            made=tuple(entry.path for entry in now.differences),
+            waiting=self._compare(spec)[0].pending,
+        )
+
+    def _refuse_what_cant_be(self, plan: NetworkPlan, wanted: NetworkSpec) -> None:
+        """Refuse what the host has not, or has for something else."""
+        changed = _paths(plan)
+        if changed & {"bridge", "device", "mode"}:
+            refuse_missing_devices(self._connection, wanted)
+        others = network_facts.subnets_of(self._connection)
+        others.pop(wanted.name, None)
+        for family, subnet in (("ipv4", wanted.ipv4), ("ipv6", wanted.ipv6)):
+            if subnet is not None and f"{family}.subnet" in changed:
+                _refuse_overlap(subnet.subnet, others)
 
     def _undo(self, spec: NetworkSpec, *, cause: BaseException) -> None:
         try:
@@ -235,6 +369,10 @@ class Networks:
                 hint="delete these machines first, or detach their NICs: `vmctl nic detach`",
             )
         network_making.forget(self._connection, name)
+
+
+def _paths(plan: NetworkPlan) -> set[str]:
+    return {entry.path for entry in plan.differences}
 
 
 def _refuse_overlap(subnet: str, others: dict[str, tuple[str, ...]]) -> None:

@@ -144,6 +144,11 @@ def test_what_cant_be_had_leaves_nothing(
             subprocess.run([*enter_network, "ip", *words, "dev", "vmctl-test"], check=True)
         with pytest.raises(HypervisorError, match="can't start the network"):
             host.networks.create(spec(name, ipv4="10.22.0.0/24"))
+        with pytest.raises(NotFoundError, match="the host has no bridge 'br-none'") as missing:
+            host.networks.create(spec(name, mode="bridge", bridge="br-none"))
+        assert "vmctl-test" in missing.value.hint
+        with pytest.raises(NotFoundError, match="the host has no device 'eth-none'"):
+            host.networks.create(spec(name, mode="macvtap", device="eth-none"))
         assert {entry.name for entry in host.networks.list()} == before
     finally:
         subprocess.run([*enter_network, "ip", "link", "del", "vmctl-test"], check=True)
@@ -192,7 +197,7 @@ with vmctl.connect(sys.argv[1]) as host:
 """
 
 
-@pytest.mark.parametrize("ending", ["again", "delete"])
+@pytest.mark.parametrize("ending", ["again", "apply", "gc", "delete"])
 def test_a_client_is_killed_in_the_middle(
     host: vmctl.Host, private_host: private.PrivateHost, name: str, ending: str
 ) -> None:
@@ -214,6 +219,51 @@ def test_a_client_is_killed_in_the_middle(
         whole = host.networks.create(spec(name, mode="isolated"))
         assert (whole.persistent, whole.autostart) == (True, True)
         assert (whole.bridge, whole.subnets) == (half.bridge, half.subnets)
+    if ending == "apply":
+        done = host.networks.apply(spec(name, mode="isolated"))
+        assert (done.plan.exists, done.network.persistent) == (False, True)
+    if ending == "gc":
+        (found,) = host.gc(dry_run=True)
+        assert (found.name, found.phase, found.networks) == (name, "creating-network", (name,))
+        assert host.gc() == [found]
+        assert name not in {entry.name for entry in host.networks.list()}
+        return
+    host.networks.delete(name)
+
+
+_AT_WORK = """
+import sys, vmctl
+from vmctl.hypervisor import network_making
+keep = network_making.keep
+def waits(*args, **options):
+    print("up", flush=True)
+    sys.stdin.read()
+    keep(*args, **options)
+network_making.keep = waits
+with vmctl.connect(sys.argv[1]) as host:
+    host.networks.create(vmctl.NetworkSpec(name=sys.argv[2], mode="isolated"))
+"""
+
+
+def test_a_network_that_is_being_made_is_left_alone(
+    host: vmctl.Host, private_host: private.PrivateHost, name: str
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _AT_WORK, f"private:{private_host.name}", name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[2],
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdin is not None
+        assert client.stdout.readline() == b"up\n"
+        assert host.gc() == []
+        with pytest.raises(ConflictError, match="already"):
+            host.networks.create(spec(name, mode="isolated"))
+        client.stdin.close()
+        assert client.wait(60) == 0
+    assert host.networks.info(name).persistent
+    assert host.gc() == []
     host.networks.delete(name)
 
 

@@ -43,7 +43,8 @@ def _parts(left: Leftover) -> Iterator[str]:
     elif left.uuid:
         yield "machine"
     yield from (f"volume {name}" for name in left.volumes)
-    yield from (f"network {name}, stopped" for name in left.networks)
+    stopped = "" if left.phase == "creating-network" else ", stopped"
+    yield from (f"network {name}{stopped}" for name in left.networks)
     yield from (f"reservation of {address}" for address in left.addresses)
 
 

@@ -1,9 +1,9 @@
-"""Networks: create, list, info, start, stop, delete."""
+"""Networks: create, list, info, apply, start, stop, delete."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,9 +16,10 @@ from vmctl.cli.streams import asks_on_terminal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vmctl.networks import NetworkInfo, NetworkLease, NetworkReservation
+    from vmctl.networking.comparing import NetworkPlan
+    from vmctl.networks import NetworkApplied, NetworkInfo, NetworkLease, NetworkReservation
 
-__all__ = ["create", "delete", "info", "list_networks", "network", "start", "stop"]
+__all__ = ["apply", "create", "delete", "info", "list_networks", "network", "start", "stop"]
 
 network = LazyGroup(
     "network",
@@ -27,6 +28,7 @@ network = LazyGroup(
             "create": f"{__name__}:create",
             "list": f"{__name__}:list_networks",
             "info": f"{__name__}:info",
+            "apply": f"{__name__}:apply",
             "start": f"{__name__}:start",
             "stop": f"{__name__}:stop",
             "delete": f"{__name__}:delete",
@@ -126,6 +128,62 @@ def info(app: App, name: str) -> None:
         "reservations": [asdict(kept) for kept in reservations],
     }
     app.show(data, lambda: _print_one(found, leases, reservations))
+
+
+@command("apply")
+@click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
+@click.option("--dry-run", is_flag=True, help="Only show what differs.")
+@click.option("--restart", is_flag=True, help="Restart it for what waits for that.")
+@click.option("--force", is_flag=True, help="Cut off running guests when it is restarted.")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+@pass_app
+def apply(app: App, *, file: str, dry_run: bool, restart: bool, force: bool, yes: bool) -> None:
+    """Make a network what the spec FILE says; one that is not there is made.
+
+    Every difference is shown first, with when it can be had: live, when the network is restarted,
+    or only by making it anew. On a terminal you are asked. What others changed in the network stays
+    as it is. - reads FILE from stdin.
+    """
+    if force and not restart:
+        raise click.UsageError("--force says how to restart it: give --restart too")
+    spec = read_network_spec(file)
+    with app.connect() as host:
+        plan = host.networks.compare(spec)
+        _show_plan(app, plan)
+        data: dict[str, Any] = {**plan.as_dict(), "made": (), "waiting": (), "network": None}
+        if dry_run:
+            if not plan.exists:
+                app.note(f"{spec.name}: would be made")
+        else:
+            asks = not yes and file != "-" and bool(plan.differences or restart)
+            if asks and asks_on_terminal():
+                otherwise = f"{spec.name}: nothing was changed"
+                app.confirm(f"Change the network '{spec.name}' so?", otherwise=otherwise)
+            done = host.networks.apply(spec, plan=plan, restart=restart, force=force)
+            data |= {"made": done.made, "waiting": done.waiting, "network": asdict(done.network)}
+            _tell(app, done)
+    app.show(data, lambda: None)
+
+
+def _show_plan(app: App, plan: NetworkPlan) -> None:
+    for path in plan.drift:
+        app.warn(f"{path} was changed by others, and stays")
+    if app.wants_table and plan.differences:
+        print_table(
+            ("FIELD", "NOW", "WANTED", "WHEN"),
+            [(e.path, e.before, e.after, e.when.value) for e in plan.differences],
+        )
+    if plan.exists and not plan.differences:
+        app.note(f"{plan.name}: nothing to change")
+
+
+def _tell(app: App, done: NetworkApplied) -> None:
+    if not done.plan.exists:
+        app.note(f"{done.plan.name}: made")
+    elif done.made:
+        app.note(f"{done.plan.name}: {len(done.made)} changed")
+    if done.waiting:
+        app.warn(f"{', '.join(done.waiting)}: had when the network is restarted (--restart)")
 
 
 @command("start")

@@ -3,15 +3,53 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 
 import libvirt
+from lxml import etree
 
 from vmctl.errors import ConflictError, HypervisorError, NotFoundError, VmctlError
+from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.networks import find
+from vmctl.render.network_record import recorded_claim, recorded_spec, with_record
 
-__all__ = ["bring_up", "forget", "keep", "name_is_taken", "stop"]
+__all__ = ["HalfMade", "bring_up", "forget", "half_made", "keep", "name_is_taken", "stop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfMade:
+    """A network of vmctl's that libvirt does not keep yet.
+
+    Attributes:
+        name: Its name.
+        uuid: Its UUID.
+        claim: Who is making it, or was; None where that isn't known.
+    """
+
+    name: str
+    uuid: str
+    claim: Claim | None
+
+
+def half_made(connection: Connection) -> list[HalfMade]:
+    """Return the networks that are being made, or whose making was cut off, sorted by name."""
+    found = []
+    flag = libvirt.VIR_CONNECT_LIST_NETWORKS_TRANSIENT
+    with calling("list the networks"):
+        for raw in connection.raw.listAllNetworks(flag):
+            try:
+                root = etree.fromstring(raw.XMLDesc(0))
+            except libvirt.libvirtError as error:
+                if is_code(error, libvirt.VIR_ERR_NO_NETWORK):
+                    continue
+                raise
+            data = recorded_claim(root)
+            if recorded_spec(root) is not None:
+                claim = None if data is None else Claim(**data)
+                found.append(HalfMade(name=raw.name(), uuid=raw.UUIDString(), claim=claim))
+    return sorted(found, key=lambda entry: entry.name)
 
 
 def bring_up(connection: Connection, xml: str, *, name: str, uuid: str) -> None:
@@ -56,8 +94,9 @@ def keep(connection: Connection, name: str, *, autostart: bool) -> None:
     """
     raw = find(connection, name)
     with calling(f"define the network '{name}'"):
+        # From here on nobody is making it any more.
         kept = connection.raw.networkDefineXMLFlags(
-            raw.XMLDesc(0), libvirt.VIR_NETWORK_DEFINE_VALIDATE
+            with_record(raw.XMLDesc(0), None), libvirt.VIR_NETWORK_DEFINE_VALIDATE
         )
         if autostart:
             kept.setAutostart(1)

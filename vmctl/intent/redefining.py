@@ -11,9 +11,9 @@ from vmctl.hypervisor import hotplug
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.metadata import Record, Role
 from vmctl.hypervisor.pools import open_pool
-from vmctl.intent.patching import patch
 from vmctl.intent.planning import Machine, recorded_spec
 from vmctl.intent.rendering import rendered
+from vmctl.render.patching import patch
 from vmctl.spec import VMSpec
 
 __all__ = ["redefine"]

@@ -1,1 +1,1 @@
-"""What networks and machines have to do with each other: who has which address."""
+"""What is done with networks, and with those who are on them, and is made of several modules."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 from lxml import etree
 
-from vmctl.render.network_record import NETWORK_NAMESPACE, SPEC_TAG
+from vmctl.render.network_record import add_record
 from vmctl.spec.limits import BandwidthSpec
 from vmctl.spec.network import MacvtapMode, NetworkMode, NetworkSpec
 from vmctl.spec.subnet import ChosenSubnet, SubnetSpec
@@ -14,18 +14,21 @@ from vmctl.spec.subnet import ChosenSubnet, SubnetSpec
 __all__ = ["render_network"]
 
 
-def render_network(spec: NetworkSpec, *, uuid: str | None = None) -> str:
+def render_network(
+    spec: NetworkSpec, *, uuid: str | None = None, claim: dict[str, Any] | None = None
+) -> str:
     """Return the XML of a network, with the spec in its metadata: it holds no secret.
 
     Args:
         spec: What is wanted, with its subnets chosen.
         uuid: Its UUID; libvirt makes one up when it is not given.
+        claim: Who is making it, if somebody is.
     """
     root = etree.Element("network")
     etree.SubElement(root, "name").text = spec.name
     if uuid is not None:
         etree.SubElement(root, "uuid").text = uuid
-    _add_record(root, spec)
+    _add_record(root, spec, claim)
     _add_forward(root, spec)
     _add_bridge(root, spec)
     if spec.mode.is_virtual:
@@ -40,11 +43,9 @@ def render_network(spec: NetworkSpec, *, uuid: str | None = None) -> str:
     return etree.tostring(root, encoding="unicode") + "\n"
 
 
-def _add_record(root: etree._Element, spec: NetworkSpec) -> None:
+def _add_record(root: etree._Element, spec: NetworkSpec, claim: dict[str, Any] | None) -> None:
     metadata = etree.SubElement(root, "metadata")
-    node = etree.SubElement(metadata, SPEC_TAG, nsmap={"vmctl": NETWORK_NAMESPACE})
-    written = spec.model_dump(mode="json", exclude_unset=True)
-    node.text = json.dumps(written, sort_keys=True, ensure_ascii=True)
+    add_record(metadata, spec.model_dump(mode="json", exclude_unset=True), claim)
 
 
 def _add_forward(root: etree._Element, spec: NetworkSpec) -> None:

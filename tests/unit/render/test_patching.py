@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from vmctl.intent.patching import patch
+from vmctl.render.patching import patch
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 IDENTITY = re.compile(r"<uuid>.*?</uuid>|<name>.*?</name>|<metadata>.*?</metadata>", re.DOTALL)

@@ -1,8 +1,8 @@
 """Carrying a change of what vmctl renders over to what libvirt has, and nothing else.
 
-A machine's definition has more in it than vmctl rendered: addresses that libvirt chose, what others
-set by hand. So it is not rendered anew. What is rendered for the old spec and for the new one is
-compared, and their difference is applied to the definition, element by element.
+A definition, of a machine or a network, has more in it than vmctl rendered: what libvirt chose, and
+what others set by hand. So it is not rendered anew. What is rendered for the old spec and for the
+new one is compared, and their difference is applied to the definition, element by element.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from lxml import etree
 
 __all__ = ["patch"]
 
-# What tells elements of one name apart, as paths of attributes; others are told by their place.
+# What tells elements of one name apart, as paths of attributes; others are told by their place. A
+# name that means something else elsewhere has that of what it is in before it.
 _KEYS = {
     "disk": ("target@dev",),
     "interface": ("mac@address",),
@@ -26,6 +27,10 @@ _KEYS = {
     "console": ("target@type", "target@port"),
     "feature": (".@name",),
     "timer": (".@name",),
+    "network/ip": (".@family",),
+    "dns/host": (".@ip",),
+    "dns/forwarder": (".@addr",),
+    "dhcp/host": (".@mac", ".@name"),
 }
 # Their order is what they say.
 _ORDERED = frozenset({"boot"})
@@ -41,7 +46,7 @@ def patch(actual: str, old: str, new: str) -> str:
     """Return a definition with what is new in it.
 
     Args:
-        actual: The domain's own XML, for its next start.
+        actual: libvirt's own XML of it, for its next start.
         old: What is rendered for the spec that it was made from.
         new: What is rendered for the spec that is wanted.
     """
@@ -113,7 +118,8 @@ def _children(parent: etree._Element) -> Iterator[tuple[Key, etree._Element]]:
     for node in parent.iterchildren(etree.Element):
         if node.tag in _ORDERED | _NEVER:
             continue
-        named = tuple(_at(node, where).lower() for where in _KEYS.get(node.tag, ()))
+        keys = _KEYS.get(f"{parent.tag}/{node.tag}") or _KEYS.get(node.tag, ())
+        named = tuple(_at(node, where).lower() for where in keys)
         key = (node.tag, *named)
         number = counts.get(key, 0)
         counts[key] = number + 1
