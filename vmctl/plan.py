@@ -18,6 +18,7 @@ from vmctl.guest.port_relays import refuse_unreachable
 from vmctl.hypervisor.access import refuse_closed_folder
 from vmctl.hypervisor.claims import own_name
 from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.host_devices import refuse_missing_device
 from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.metadata import OwnedVolume, Phase, Record, Role
 from vmctl.hypervisor.networks import is_active
@@ -262,9 +263,11 @@ def _identity(spec: VMSpec, uuid: str, key: KeyPair) -> SeedIdentity | None:
 
 
 def _check_networks(spec: VMSpec, connection: Connection) -> None:
-    """Say that a network isn't there while nothing is made yet; starting it can wait."""
+    """Say that a network or a bridge isn't there while nothing is made yet; starting can wait."""
     for name in dict.fromkeys(nic.network for nic in spec.nics if nic.network is not None):
         is_active(connection, name)
+    for name in dict.fromkeys(nic.bridge for nic in spec.nics if nic.bridge is not None):
+        refuse_missing_device(connection, name, "bridge", f"the machine '{spec.name}'")
     for nic in spec.nics:
         if nic.network is not None and nic.forwards:
             refuse_unreachable(connection, nic.network)

@@ -118,13 +118,22 @@ def test_guests_of_one_network_that_may_not_meet(
     two.run("sudo -n ping -c1 -w5 10.21.0.1", check=True)
     assert two.run(f"sudo -n ping -c1 -w3 {address}").exit_status != 0
     one.delete()
+    # Somebody takes the network away from a machine that is off.
+    two.stop(timeout=0, force=True)
+    raw = host._connection.raw.networkLookupByName(name)
+    raw.destroy()
+    raw.undefine()
+    with pytest.raises(NotFoundError, match=f"there is no network '{name}'"):
+        two.start()
+    assert two.state == "shut off"
     two.delete()
-    host.networks.delete(name)
 
 
 def test_what_cant_be_had_leaves_nothing(
-    host: vmctl.Host, name: str, enter_network: list[str]
+    host: vmctl.Host, make_spec: SpecMaker, name: str, enter_network: list[str]
 ) -> None:
+    with pytest.raises(NotFoundError, match="the host has no bridge 'br-none' for the machine"):
+        host.launch(make_spec(nics=[{"bridge": "br-none"}]))
     before = {entry.name for entry in host.networks.list()}
     default = host.networks.info("default")
     with pytest.raises(ConflictError, match="there is a network 'default' already"):

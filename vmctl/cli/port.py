@@ -32,7 +32,7 @@ port = LazyGroup(
 
 _name = click.argument("name", metavar="NAME", shell_complete=machine_names)
 # An IPv6 address stands in brackets.
-_ADDRESS = r"(?:(?P<address>[0-9.]+|\[[0-9A-Fa-f:.]+\]):)?"
+_ADDRESS = r"(?:(?P<address>\d+(?:\.\d+){3}|\[[0-9A-Fa-f:.]+\]):)?"
 _FORWARD = re.compile(_ADDRESS + r"(?P<host>\d+):(?P<guest>\d+)(?:/(?P<protocol>tcp|udp))?")
 _PORT = re.compile(_ADDRESS + r"(?P<host>\d+)(?:/(?P<protocol>tcp|udp))?")
 

@@ -11,7 +11,7 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.spec.network import NetworkMode, NetworkSpec
 
-__all__ = ["device_names", "refuse_missing_devices"]
+__all__ = ["device_names", "refuse_missing_device", "refuse_missing_devices"]
 
 
 def refuse_missing_devices(connection: Connection, spec: NetworkSpec) -> None:
@@ -22,13 +22,29 @@ def refuse_missing_devices(connection: Connection, spec: NetworkSpec) -> None:
     """
     bridge = spec.bridge if spec.mode is NetworkMode.BRIDGE and not spec.openvswitch else None
     for kind, name in (("bridge", bridge), ("device", spec.device)):
-        names = None if name is None else device_names(connection)
-        if name is not None and names is not None and name not in names:
-            there = ", ".join(sorted(names - {"lo"})) or "none"
-            raise NotFoundError(
-                f"the host has no {kind} '{name}' for the network '{spec.name}'",
-                hint=f"make it on the host first; its devices are: {there}",
-            )
+        if name is not None:
+            refuse_missing_device(connection, name, kind, f"the network '{spec.name}'")
+
+
+def refuse_missing_device(connection: Connection, name: str, kind: str, whose: str) -> None:
+    """Refuse a device that the host has not, where that can be known.
+
+    Args:
+        connection: The host.
+        name: Its name.
+        kind: What it is, ``bridge`` or ``device``.
+        whose: What needs it.
+
+    Raises:
+        NotFoundError: There is none of that name.
+    """
+    names = device_names(connection)
+    if names is not None and name not in names:
+        there = ", ".join(sorted(names - {"lo"})) or "none"
+        raise NotFoundError(
+            f"the host has no {kind} '{name}' for {whose}",
+            hint=f"make it on the host first; its devices are: {there}",
+        )
 
 
 def device_names(connection: Connection) -> set[str] | None:

@@ -124,3 +124,20 @@ def test_a_hosts_file_is_printed_and_written(vmctl: Vmctl, tmp_path: Path) -> No
     assert json.loads(vmctl(*command, "-f", "json").stdout) == {"file": str(file), "changed": False}
     missing = vmctl("-c", uri, "hosts-file", "--network", "none")
     assert (missing.exit_code, missing.stdout) == (3, "")
+
+
+def test_a_network_is_applied(vmctl: Vmctl) -> None:
+    refused = vmctl(*_TEST, "network", "apply", "-", stdin="{name: default}")
+    assert refused.exit_code == 4
+    assert "vmctl did not make the network 'default'" in refused.stderr
+    data = json.loads(
+        vmctl(*_JSON, "network", "apply", "-", "--dry-run", stdin="{name: lab}").stdout
+    )
+    assert list(data) == [
+        *("name", "exists", "differences", "drift", "pending", "made", "waiting", "network")
+    ]
+    assert (data["exists"], data["network"]) == (False, None)
+    made = json.loads(vmctl(*_JSON, "network", "apply", "-", stdin="{name: lab}").stdout)
+    assert (made["exists"], made["network"]["state"]) == (False, "active")
+    usage = vmctl(*_TEST, "network", "apply", "-", "--force", stdin="{name: lab}")
+    assert usage.exit_code == 2
