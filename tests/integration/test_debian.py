@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,8 +21,20 @@ pytestmark = [
 _HOST_KEY = "sudo -n cat /etc/ssh/ssh_host_ed25519_key.pub"
 
 
+@pytest.fixture
+def both_families(host: vmctl.Host) -> Iterator[str]:
+    """A network that gives addresses of both families."""
+    spec = {"name": "both", "mode": "isolated", "ipv4": "10.41.0.0/24"}
+    spec6 = {"subnet": "fd00:41::/64", "dhcp": True}
+    host.networks.create(vmctl.NetworkSpec.model_validate({**spec, "ipv6": spec6}))
+    yield "both"
+    host.networks.delete("both")
+
+
 @pytest.mark.parametrize("firmware", ["bios", "uefi"])
-def test_provisioned_as_told(host: vmctl.Host, debian_image: str, firmware: str) -> None:
+def test_provisioned_as_told(
+    host: vmctl.Host, debian_image: str, firmware: str, both_families: str
+) -> None:
     address = {"bios": "192.168.122.210", "uefi": "192.168.122.211"}[firmware]
     spec = vmctl.VMSpec.model_validate(
         {
@@ -36,7 +49,8 @@ def test_provisioned_as_told(host: vmctl.Host, debian_image: str, firmware: str)
                     "address": f"{address}/24",
                     "gateway": "192.168.122.1",
                     "nameservers": ["192.168.122.1"],
-                }
+                },
+                *([{"network": both_families}] if firmware == "uefi" else []),
             ],
             "cloud_init": {
                 "hostname": f"inside-{firmware}",
@@ -73,6 +87,11 @@ def test_provisioned_as_told(host: vmctl.Host, debian_image: str, firmware: str)
     assert vm.run("cat /etc/timezone", check=True).stdout.strip() == "Europe/Zurich"
     assert f"{address}/24" in vm.run("ip -4 addr", check=True).stdout
     assert "default via 192.168.122.1" in vm.run("ip route", check=True).stdout
+    reserved = [entry for nic in vm.info().nics for entry in nic.reserved]
+    # One of each family; that of IPv6 is the guest's by its name.
+    assert len(reserved) == (2 if firmware == "uefi" else 0)
+    seen = vm.run("ip -o addr", check=True).stdout
+    assert all(f" {entry}/" in seen for entry in reserved), seen
     # The disk was grown to what the spec says, and the root file system with it.
     assert int(vm.run("findmnt -bno SIZE /", check=True).stdout) > 3.5 * (1 << 30)
     result = json.loads(vm.run("cat /run/cloud-init/result.json", check=True).stdout)
@@ -90,7 +109,8 @@ def test_provisioned_as_told(host: vmctl.Host, debian_image: str, firmware: str)
     vm.restart(timeout=120)
     vm.wait()
     assert vm.run("hostname", check=True).stdout.strip() == f"inside-{firmware}"
-    assert f"{address}/24" in vm.run("ip -4 addr", check=True).stdout
+    seen = vm.run("ip -o addr", check=True).stdout
+    assert all(f" {entry}/" in seen for entry in [address, *reserved]), seen
     assert vm.run(_HOST_KEY, check=True).stdout.split()[:2] == inside
 
     vm.stop(timeout=120)

@@ -9,6 +9,7 @@ subnet, nor for names that its DNS server has twice: callers do.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from typing import Any
 import libvirt
 from lxml import etree
 
-from vmctl.errors import ConflictError, NotFoundError
+from vmctl.errors import ConflictError, NotFoundError, UsageError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.networks import find
@@ -29,6 +30,7 @@ __all__ = ["Kept", "Served", "Subnet", "add", "read_kept", "remove", "served_by"
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_LABEL = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _NOW = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
 _LATER = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
 _ADD = libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST
@@ -189,7 +191,14 @@ def add(connection: Connection, wanted: ReservedAddress) -> None:
     Raises:
         NotFoundError: There is no such network, or it has no subnet with the address any more.
         ConflictError: Another guest has the address, the MAC address or the name there.
+        UsageError: That is no name of a host.
     """
+    if wanted.name and _LABEL.fullmatch(wanted.name) is None:
+        # libvirt writes it into its own files, and its XML, as it is (virNetworkIPDefFormat).
+        raise UsageError(
+            f"{wanted.name[:70]!r} can't be a guest's name on a network",
+            hint="use letters, digits and '-', the first a letter",
+        )
     raw = find(connection, wanted.network)
     with calling(f"reserve {wanted}"):
         index = _index_of(raw, wanted)
