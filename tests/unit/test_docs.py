@@ -90,6 +90,8 @@ def test_spec_is_valid(block: Block) -> None:
     kind: type[SpecDocument] = vmctl.VMSpec
     if "type" in written:
         kind = vmctl.PoolSpec
+    elif "rules" in written:
+        kind = vmctl.SecurityGroupSpec
     elif written & {"ipv4", "ipv6"}:
         kind = vmctl.NetworkSpec
     spec = kind.from_yaml(block.text, source=str(block))

@@ -23,6 +23,7 @@ nic = LazyGroup(
         "Commands": {
             "list": f"{__name__}:list_nics",
             **{verb: f"{__name__}:{verb}" for verb in ("attach", "detach", "link", "limit")},
+            "filter": f"{__name__}:filter_nic",
         }
     },
     help="List, attach, detach and limit the NICs of a machine, running or not, and their cables. "

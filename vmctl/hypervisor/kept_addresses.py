@@ -8,7 +8,6 @@ from lxml import etree
 
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling
-from vmctl.hypervisor.network_facts import leases_of
 from vmctl.hypervisor.networks import find
 from vmctl.render.filter_names import eui64
 
@@ -61,8 +60,10 @@ def leased_to(connection: Connection, network: str, mac: str) -> tuple[str, ...]
     Raises:
         NotFoundError: There is no such network.
     """
-    leases = leases_of(connection, network)
-    return tuple(lease.address for lease in leases if lease.mac == mac)
+    with calling(f"ask for the leases of the network '{network}'"):
+        raw = find(connection, network)
+        leases = raw.DHCPLeases(mac) if raw.isActive() else []
+    return tuple(lease["ipaddr"] for lease in leases)
 
 
 def _definition(connection: Connection, network: str) -> etree._Element:

@@ -18,6 +18,7 @@ __all__ = [
     "define",
     "ensure",
     "forget",
+    "has_filters",
     "list_names",
     "missing",
     "read",
@@ -42,6 +43,18 @@ def list_names(connection: Connection) -> set[str]:
                 return set()
             raise
     return {entry.name() for entry in found if entry.name().startswith(PREFIX)}
+
+
+def has_filters(connection: Connection) -> bool:
+    """Return whether the host's libvirt has packet filters at all."""
+    with calling("list the packet filters"):
+        try:
+            connection.raw.numOfNWFilters()
+        except libvirt.libvirtError as error:
+            if is_code(error, libvirt.VIR_ERR_NO_SUPPORT):
+                return False
+            raise
+    return True
 
 
 def missing(connection: Connection, names: Iterable[str]) -> set[str]:

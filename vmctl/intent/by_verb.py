@@ -10,6 +10,7 @@ from lxml import etree
 
 from vmctl.devices import disks, media, memory, nics, ports, processors
 from vmctl.devices.machine import no_port
+from vmctl.devices.nic_filtering import filter_nic
 from vmctl.hypervisor import hotplug
 from vmctl.hypervisor.domains import Domain
 from vmctl.intent.differences import Action, Difference
@@ -23,7 +24,16 @@ from vmctl.spec.sizes import Size
 
 __all__ = ["Verbs", "is_by_verb"]
 
-_FIELDS = (".size", ".iotune", ".link", ".bandwidth", ".forwards", ".medium")
+_FILTERS = ("security_groups", "antispoofing")
+_FIELDS = (
+    ".size",
+    ".iotune",
+    ".link",
+    ".bandwidth",
+    ".forwards",
+    ".medium",
+    *(f".{name}" for name in _FILTERS),
+)
 
 
 def is_by_verb(difference: Difference) -> bool:
@@ -171,6 +181,15 @@ class Verbs:
         elif field == "forwards":
             wanted = tuple(ForwardSpec.model_validate(entry) for entry in after or ())
             ports.set_forwards(self.domain, {mac: wanted})
+        elif field in _FILTERS:
+            filter_nic(
+                self.domain,
+                mac,
+                antispoofing=bool(after) if field == "antispoofing" else None,
+                security_groups=tuple(after or ()) if field == "security_groups" else None,
+                next_start=later,
+                templates=self.templates,
+            )
         elif difference.action is Action.ADD:
             nics.attach_nic(
                 self.domain,

@@ -36,6 +36,8 @@ _LIVE = frozenset(
         "nics.*.link",
         "nics.*.bandwidth",
         "nics.*.forwards",
+        "nics.*.security_groups",
+        "nics.*.antispoofing",
         "cdroms.*.medium",
     }
 )

@@ -103,10 +103,10 @@ class NicSpec(SpecModel):
     """Whether the cable is in, as the guest sees it: `up` or `down`."""
     bandwidth: BandwidthSpec | None = None
     """How much it may carry; not on a user-mode NIC."""
-    antispoofing: bool | None = None
-    """Whether the guest can send by its own addresses only; the profile decides."""
     security_groups: Annotated[tuple[GroupName, ...], TextOrList] = ()
     """Who may reach it and whom it may: one security group's name, or a list."""
+    antispoofing: bool | None = None
+    """Whether the guest can send by its own addresses only; the profile decides."""
 
     @property
     def wants_dhcp(self) -> bool:

@@ -7,11 +7,19 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from vmctl.spec import NetworkMode, NetworkSpec, PoolSpec, PoolType, VMSpec
+from vmctl.spec import (
+    NetworkMode,
+    NetworkSpec,
+    PoolSpec,
+    PoolType,
+    SecurityGroupSpec,
+    VMSpec,
+)
 from vmctl.spec.problems import model_in
 
 POOL = Path(__file__).resolve().parents[3] / "docs" / "reference" / "pool.md"
 NETWORK = Path(__file__).resolve().parents[3] / "docs" / "reference" / "network.md"
+GROUP = Path(__file__).resolve().parents[3] / "docs" / "reference" / "security-group.md"
 REFERENCE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "spec.md"
 
 
@@ -40,3 +48,8 @@ def test_the_reference_of_pools_has_every_field_and_every_type() -> None:
 def test_the_reference_of_networks_has_every_field_and_every_mode() -> None:
     rows = re.findall(r"^\| `([^`]+)` \|", NETWORK.read_text(), flags=re.MULTILINE)
     assert sorted(rows) == sorted([*fields_of(NetworkSpec), *NetworkMode])
+
+
+def test_the_reference_of_security_groups_has_every_field() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \|", GROUP.read_text(), flags=re.MULTILINE)
+    assert sorted(rows) == sorted(fields_of(SecurityGroupSpec))
