@@ -34,8 +34,10 @@ from vmctl.render.iso import build_iso
 from vmctl.render.seed import SeedIdentity, render_seed, ssh_user
 from vmctl.render.sources import DiskSource
 from vmctl.render.templates import Templates
+from vmctl.render.wishes import resolved_for
 from vmctl.spec import FirmwareType, VMSpec
 from vmctl.spec.problems import join_path
+from vmctl.spec.profiles import profile_for
 
 __all__ = ["Imported", "NewVolume", "Plan", "make_plan", "plan_disk", "plan_medium"]
 
@@ -131,13 +133,14 @@ def make_plan(
         UnsupportedError: The host's QEMU may not enter the pool's folder.
     """
     identifier = str(uuid_module.uuid4())
-    spec = with_macs(with_key_files(wanted.resolved(networks=facts.privileged)), identifier)
+    spec = with_macs(with_key_files(resolved_for(wanted, facts)), identifier)
     if facts.memory and spec.memory > facts.memory:
         raise ResourceError(
             f"'{spec.name}' wants {spec.memory >> 20} MiB of memory, "
             f"and the host has {facts.memory >> 20} MiB in all",
             hint="give it less memory, or use a larger host",
         )
+    _refuse_open_screens(spec)
     _check_networks(spec, connection)
     refuse_taken_macs(connection, wanted.nics)
     addresses = plan_addresses(connection, spec, identifier)
@@ -260,6 +263,24 @@ def _identity(spec: VMSpec, uuid: str, key: KeyPair) -> SeedIdentity | None:
         host_key_public=own.public,
         authorized_keys=(key.public,),
     )
+
+
+def _refuse_open_screens(spec: VMSpec) -> None:
+    """Refuse a screen without a password where the profile asks for one; no record has it."""
+    profile = profile_for(spec.profile, spec.arch, spec.machine)
+    if profile is None or not profile.graphics_guarded:
+        return
+    problems = [
+        SpecProblem(f"graphics[{index}].password", f"profile {spec.profile} asks for one")
+        for index, server in enumerate(spec.graphics)
+        if server.password is None
+    ]
+    if problems:
+        raise SpecError(
+            f"whoever is on the host could see the screen of '{spec.name}'",
+            problems=problems,
+            hint="give it a password, or leave graphics out",
+        )
 
 
 def _check_networks(spec: VMSpec, connection: Connection) -> None:

@@ -18,6 +18,7 @@ from vmctl.render import (
     render_seed,
     with_macs,
 )
+from vmctl.render.wishes import resolved_for
 from vmctl.spec import Arch, FirmwareType, VMSpec
 
 __all__ = ["Preview", "preview_documents"]
@@ -87,7 +88,7 @@ def preview_documents(
     known = facts or _generic(spec.arch)
     chain = None if templates is None else Templates(Path(templates))
     uuid = str(uuid_module.uuid5(_SPACE, spec.name))
-    resolved = with_macs(spec.resolved(networks=known.privileged), uuid)
+    resolved = with_macs(resolved_for(spec, known), uuid)
     xml = render_domain(resolved, known, _placement(resolved, uuid), templates=chain)
     if resolved.cloud_init is None:
         return Preview(xml=xml, seed={})

@@ -298,7 +298,7 @@ def test_bandwidth_is_set_or_refused_in_one_sentence(
         assert "could not set the bandwidth" in refused.brief
         assert now.bandwidth == {}
         agreed(vm)
-        with pytest.raises(vmctl.UnsupportedError, match="could not set the bandwidth"):
+        with pytest.raises(vmctl.UnsupportedError, match="lacks what shapes traffic"):
             idle(nics=[{"network": "default", "bandwidth": {"inbound": 1000}}])
     later = vm.nics.set_bandwidth(nic.mac, limits, next_start=True)
     assert later.later

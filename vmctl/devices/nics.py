@@ -24,6 +24,7 @@ from vmctl.render.choices import refuse_nic
 from vmctl.render.domain import with_macs
 from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
+from vmctl.render.wishes import wished_of
 from vmctl.spec import BandwidthSpec, LinkState, NicSpec, VMSpec
 
 __all__ = [
@@ -159,7 +160,8 @@ def attach_nic(
             first = len(before.nics)
             refuse_taken_macs(domain.connection, (nic,), uuid=domain.uuid, first=first)
             planned = plan_addresses(domain.connection, spec, domain.uuid, first=first)
-        new = spec.nics[-1]
+        new = wished_of(spec, spec.nics[-1], facts)
+        spec = spec.model_copy(update={"nics": (*spec.nics[:-1], new)})
         refuse_nic(new, "the new NIC", facts)
         nic_filters.refuse_unfilterable(domain.connection, [("the new NIC", new)])
         if new.network is not None and new.forwards:

@@ -13,6 +13,7 @@ from lxml import etree
 
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling
+from vmctl.hypervisor.lacking import known_to_lack
 from vmctl.hypervisor.vhost_user import lacks_virtiofsd
 from vmctl.render.facts import FirmwareImage, HostFacts
 
@@ -61,10 +62,18 @@ def read_facts(connection: Connection) -> HostFacts:
             firmware=_firmware(limits),
             tpm=_offers(limits, "devices/tpm", "backendModel", "emulator"),
             features=_features(raw, limits) - _missing(connection.uri),
+            lacking=known_to_lack(connection.uri, privileged=_is_privileged(raw)),
+            security_models=tuple(
+                node.text or "" for node in host.findall("host/secmodel/model") if node.text
+            ),
             memory=_memory(raw) or megabytes << 20,
             cpus=cpus,
-            privileged=raw.getURI().partition("?")[0].endswith("/system"),
+            privileged=_is_privileged(raw),
         )
+
+
+def _is_privileged(raw: Any) -> bool:
+    return bool(raw.getURI().partition("?")[0].endswith("/system"))
 
 
 def _memory(raw: Any) -> int | None:
@@ -180,6 +189,16 @@ def _missing(uri: str) -> frozenset[str]:
     return frozenset({"virtiofs"} if lacks_virtiofsd(uri) else ())
 
 
+def _launch_security(limits: etree._Element) -> set[str]:
+    """Return what can encrypt a guest's memory; older libvirts name SEV alone."""
+    sev = limits.find("features/sev")
+    found = {"sev"} if sev is not None and sev.get("supported") == "yes" else set()
+    known = ("sev", "sev-snp", "tdx")
+    return found | {
+        kind for kind in known if _offers(limits, "features/launchSecurity", "sectype", kind)
+    }
+
+
 def _features(raw: Any, limits: etree._Element) -> frozenset[str]:
     found = set()
     if _offers(limits, "devices/graphics", "type", "spice"):
@@ -190,6 +209,7 @@ def _features(raw: Any, limits: etree._Element) -> frozenset[str]:
         for name, value in (("virtiofs", "virtiofs"), ("9p", "path"))
         if _offers(limits, "devices/filesystem", "driverType", value)
     }
+    found |= _launch_security(limits)
     # https://libvirt.org/news.html#v10-10-0-2024-12-02
     if _version(raw.getLibVersion()) >= (10, 10, 0):
         found.add("internal-snapshot-nvram")

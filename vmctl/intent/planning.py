@@ -17,6 +17,7 @@ from vmctl.intent.rules import When
 from vmctl.render.domain import with_macs
 from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
+from vmctl.render.wishes import resolved_for
 from vmctl.spec import VMSpec
 from vmctl.spec.sizes import Size
 
@@ -146,7 +147,7 @@ def _wanted_spec(wanted: VMSpec, recorded: VMSpec, machine: Machine) -> VMSpec:
     if "max_vcpus" not in spec.model_fields_set and recorded.max_vcpus is not None:
         # Not written, it is as high as need be; a machine that can have more may keep that.
         spec = spec.model_copy(update={"max_vcpus": max(spec.vcpus, recorded.max_vcpus)})
-    resolved = spec.resolved(networks=machine.facts.privileged)
+    resolved = resolved_for(spec, machine.facts)
     return with_macs(_with_sizes(align(resolved, recorded), recorded), machine.uuid)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vmctl.errors import UnsupportedError
 from vmctl.render.facts import FirmwareImage, HostFacts
 from vmctl.spec import Accel, Arch, CpuMode, FirmwareType, NicSpec, NicType, VMSpec
+from vmctl.spec.launch_security import LaunchSecurityType
 from vmctl.spec.profiles import Profile
 
 __all__ = ["CpuChoice", "choose_cpu", "choose_firmware", "domain_type", "refuse_unsupported"]
@@ -107,6 +108,13 @@ def refuse_unsupported(spec: VMSpec, facts: HostFacts) -> None:
         raise UnsupportedError("the host has no emulated TPM", hint="install swtpm on the host")
     if any(server.type == "spice" for server in spec.graphics) and "spice" not in facts.features:
         raise UnsupportedError("the host's QEMU has no SPICE", hint="use type: vnc")
+    if spec.cpu.limit is not None and "cpu-limits" in facts.lacking:
+        raise UnsupportedError(
+            "the host puts guests into no cgroups, so that cpu.limit can't be had",
+            hint="leave cpu.limit out, or use the system's libvirt",
+        )
+    if spec.launch_security is not None:
+        _refuse_launch_security(spec.launch_security.type, facts)
     for index, nic in enumerate(spec.nics):
         refuse_nic(nic, f"nics[{index}]", facts)
 
@@ -122,6 +130,24 @@ def refuse_nic(nic: NicSpec, called: str, facts: HostFacts) -> None:
             f"{called} joins a {nic.type}, and a session's libvirt has none",
             hint="write user: true for it, or connect to qemu:///system",
         )
+    if nic.bandwidth is not None and "shaping" in facts.lacking:
+        raise UnsupportedError(
+            f"{called} has a bandwidth, and the host's kernel lacks what shapes traffic",
+            hint="leave bandwidth out, or use a kernel with sch_htb, sch_sfq, sch_ingress and "
+            "act_police",
+        )
+
+
+def _refuse_launch_security(kind: LaunchSecurityType, facts: HostFacts) -> None:
+    if kind in facts.features:
+        return
+    version = ".".join(map(str, facts.libvirt_version))
+    raise UnsupportedError(
+        f"the host offers its guests no launch security of type {kind}: its processor, its "
+        f"firmware, its kernel or its libvirt ({version}) has none",
+        hint="`virsh domcapabilities` says what it offers (libvirt knows sev from 4.5 on, sev-snp "
+        "from 10.5 on and tdx from 11.6 on); or leave launch_security out",
+    )
 
 
 def _refuse_machine(spec: VMSpec, facts: HostFacts) -> None:

@@ -20,6 +20,7 @@ from vmctl.render.shares import share_views
 from vmctl.render.templates import Templates
 from vmctl.spec import ShareDriver, VMSpec
 from vmctl.spec.drives import DriveKind, place_drives
+from vmctl.spec.launch_security import LaunchSecurityType
 from vmctl.spec.platforms import Platform, platform_of
 from vmctl.spec.profiles import Profile, profile_for
 
@@ -31,6 +32,15 @@ __all__ = [
     "with_macs",
 ]
 
+# "none" labels nothing.
+_LABELLING = frozenset({"selinux", "apparmor", "dac"})
+# No debugging, and for SEV no sharing of keys: AMD's SEV API 55766, table 2; SEV-SNP's ABI 56860,
+# table 9 (bit 17 has to be one, and 16 allows for hyper-threading); Intel's TDX module, ATTRIBUTES.
+_LEAST_POLICY = {
+    LaunchSecurityType.SEV: 0x3,
+    LaunchSecurityType.SEV_SNP: 0x30000,
+    LaunchSecurityType.TDX: 0x10000000,
+}
 _BOOT_NAMES = {"disk": "hd", "cdrom": "cdrom", "network": "network", "floppy": "fd"}
 
 
@@ -97,6 +107,8 @@ def _values(
         "serials": serial_views(spec, placement),
         "console": console_view(spec, placement),
         "tpm": _tpm(spec, platform),
+        "labels": _labels(spec, facts),
+        "launch_security": _launch_security(spec),
         **_features(platform, firmware),
     }
 
@@ -121,6 +133,23 @@ def _tpm(spec: VMSpec, platform: Platform) -> dict[str, str] | None:
         return None
     version = spec.firmware.tpm
     return {"version": version, "model": dict(platform.tpm_models)[version]}
+
+
+def _labels(spec: VMSpec, facts: HostFacts) -> list[str]:
+    """Return the models by which QEMU gets a label; libvirt makes one up for each machine."""
+    return [model for model in facts.security_models if spec.confined and model in _LABELLING]
+
+
+def _launch_security(spec: VMSpec) -> dict[str, Any] | None:
+    if spec.launch_security is None:
+        return None
+    wanted = spec.launch_security
+    policy = _LEAST_POLICY[wanted.type] if wanted.policy is None else wanted.policy
+    return {
+        "type": wanted.type,
+        "policy": f"0x{policy:04x}",
+        "kernel_hashes": wanted.kernel_hashes,
+    }
 
 
 def disk_targets(spec: VMSpec) -> tuple[str, ...]:

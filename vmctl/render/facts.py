@@ -38,8 +38,11 @@ class HostFacts:
             (``q35``, ``pc``, ``pc-q35-7.2``).
         firmware: The UEFI images for the host's own architecture.
         tpm: Whether an emulated TPM can be given to a guest.
-        features: Names of further abilities (``spice``, ``virtio-mem``, ``virtiofs``, ``9p``.
-            ``internal-snapshot-nvram``).
+        features: Names of further abilities (``spice``, ``virtio-mem``, ``virtiofs``, ``9p``,
+            ``internal-snapshot-nvram``, ``sev``, ``sev-snp``, ``tdx``).
+        lacking: What is known to be missing on it otherwise: ``shaping`` of what NICs carry,
+            ``cpu-limits``.
+        security_models: What labels QEMU's processes: ``selinux``, ``apparmor``, ``dac``.
         memory: The host's memory in bytes.
         cpus: The host's number of processors.
         privileged: Whether it is the system's libvirt; a session's has no networks of its own.
@@ -56,6 +59,8 @@ class HostFacts:
     firmware: tuple[FirmwareImage, ...] = ()
     tpm: bool = False
     features: frozenset[str] = frozenset()
+    lacking: frozenset[str] = frozenset()
+    security_models: tuple[str, ...] = ()
     memory: int = 0
     cpus: int = 1
     privileged: bool = True

@@ -14,6 +14,7 @@ from vmctl.spec.disk import Discard, DiskBus, DiskCache, DiskFormat, DiskIo, Dis
 from vmctl.spec.firmware import FirmwareSpec, FirmwareType, TpmVersion
 from vmctl.spec.graphics import GraphicsSpec, GraphicsType
 from vmctl.spec.input import InputBus, InputSpec, InputType
+from vmctl.spec.launch_security import LaunchSecuritySpec, LaunchSecurityType
 from vmctl.spec.lifecycle import CrashAction, EndAction, PanicModel, PanicSpec
 from vmctl.spec.limits import BandwidthSpec, IoTuneSpec, RateSpec
 from vmctl.spec.machine import Accel, VMSpec
@@ -73,6 +74,8 @@ __all__ = [
     "InputSpec",
     "InputType",
     "IoTuneSpec",
+    "LaunchSecuritySpec",
+    "LaunchSecurityType",
     "LinkState",
     "MacvtapMode",
     "NetworkDiskSpec",

@@ -13,7 +13,7 @@ from vmctl.spec.checks_devices import check_devices
 from vmctl.spec.checks_drives import check_drives
 from vmctl.spec.checks_nics import check_nics
 from vmctl.spec.firmware import FirmwareType
-from vmctl.spec.platforms import Platform, platform_of
+from vmctl.spec.platforms import Arch, Platform, platform_of
 from vmctl.spec.profiles import profile_for
 from vmctl.spec.sizes import Size
 
@@ -114,11 +114,26 @@ def _check_boot(spec: VMSpec, _platform: Platform) -> Iterator[SpecProblem]:
             yield SpecProblem(f"boot.order[{index}]", f"there is no {device} in this spec")
 
 
+def _check_launch_security(spec: VMSpec, platform: Platform) -> Iterator[SpecProblem]:
+    if spec.launch_security is None:
+        return
+    kind = spec.launch_security.type
+    if spec.arch is not Arch.X86_64 or platform.name != "q35":
+        yield SpecProblem("launch_security", f"{kind} needs an x86_64 machine of type q35")
+    elif spec.firmware.type is not FirmwareType.UEFI:
+        yield SpecProblem("launch_security", f"{kind} needs UEFI; write `firmware: uefi`")
+    if spec.accel == "tcg":
+        yield SpecProblem("launch_security", f"{kind} needs KVM, and accel is tcg")
+    if spec.max_memory is not None:
+        yield SpecProblem("launch_security", "memory can't be plugged in; leave out max_memory")
+
+
 _CHECKS: tuple[_Check, ...] = (
     _check_processors,
     _check_memory,
     _check_firmware,
     _check_boot,
+    _check_launch_security,
     check_drives,
     check_nics,
     check_devices,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from vmctl.spec.graphics import GraphicsType
 from vmctl.spec.input import InputBus
 from vmctl.spec.lifecycle import EndAction
 from vmctl.spec.platforms import Platform
+from vmctl.spec.profiles import profile_for
 from vmctl.spec.serial import ConsoleType
 from vmctl.spec.video import VideoModel
 from vmctl.spec.watchdog import WatchdogModel
@@ -32,6 +34,7 @@ def check_devices(spec: VMSpec, platform: Platform) -> Iterator[SpecProblem]:
         )
     yield from _check_console(spec)
     yield from _check_screen(spec)
+    yield from _check_guarded(spec)
     yield from _check_inputs(spec, platform)
     yield from _check_lifecycle(spec)
     targets = [share.target for share in spec.shares]
@@ -48,6 +51,22 @@ def _check_console(spec: VMSpec) -> Iterator[SpecProblem]:
     serial = spec.console is not None and spec.console.type is ConsoleType.SERIAL
     if serial and not spec.serials:
         yield SpecProblem("console", "a serial console needs a serial port (serials)")
+
+
+def _check_guarded(spec: VMSpec) -> Iterator[SpecProblem]:
+    """See that nobody but the host's own users reaches a screen, where the profile wants that.
+
+    Whether it has a password can't be seen here: a record has none.
+    """
+    profile = profile_for(spec.profile, spec.arch, spec.machine)
+    if profile is None or not profile.graphics_guarded:
+        return
+    for index, server in enumerate(spec.graphics):
+        if not ipaddress.ip_address(server.listen).is_loopback:
+            yield SpecProblem(
+                f"graphics[{index}].listen",
+                f"{server.listen} is not loopback, which profile {spec.profile} asks for",
+            )
 
 
 def _check_screen(spec: VMSpec) -> Iterator[SpecProblem]:

@@ -77,6 +77,8 @@ class CpuSpec(SpecModel):
     """Sockets, dies, cores and threads; libvirt's default is a socket for each processor."""
     features: tuple[CpuFeature, ...] = ()
     """Features to add or take away."""
+    limit: Annotated[int, Field(ge=1, le=100)] | None = None
+    """How many percent of a processor of the host each virtual one may take, and QEMU besides."""
 
     def _problems(self) -> list[SpecProblem]:
         problems = []

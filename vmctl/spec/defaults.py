@@ -8,6 +8,7 @@ from vmctl.spec.boot import BootDevice, BootSpec
 from vmctl.spec.clock import ClockOffset, ClockSpec
 from vmctl.spec.cloud_init import CloudInitSpec
 from vmctl.spec.disk import DiskFormat, DiskSpec
+from vmctl.spec.graphics import GraphicsSpec, GraphicsType
 from vmctl.spec.media import FloppySpec
 from vmctl.spec.names import hostname_of
 from vmctl.spec.nic import NicSpec, NicType
@@ -28,6 +29,8 @@ _TAKEN_OVER = (
     "rng",
     "balloon",
     "agent",
+    "merge_pages",
+    "confined",
 )
 """Fields that have the same name and form in a profile."""
 
@@ -49,11 +52,12 @@ def fill_in(spec: VMSpec, *, networks: bool = True) -> VMSpec:
     values["cdroms"] = tuple(cdrom._filled(bus=profile.cdrom_bus) for cdrom in spec.cdroms)
     values["floppies"] = tuple(_floppy(floppy) for floppy in spec.floppies)
     values["nics"] = _nics(spec, profile, networks=networks)
+    values["graphics"] = tuple(_graphics(server, profile) for server in spec.graphics)
     values["boot"] = _boot(spec, values["disks"], values["nics"])
     if "console" not in written and not values.get("serials", spec.serials):
         values["console"] = None
     values["cloud_init"] = _cloud_init(spec, profile)
-    for name in ("sound", "watchdog", "panic"):
+    for name in ("sound", "watchdog", "panic", "launch_security"):
         values[name] = getattr(spec, name)
     return spec.model_copy(update=values)
 
@@ -74,7 +78,14 @@ def _disk(disk: DiskSpec, spec: VMSpec, profile: Profile, *, first: bool) -> Dis
     image = spec.image if first and not existing else None
     kind = DiskFormat.QCOW2 if disk.network is None else DiskFormat.RAW
     filled = disk._filled(bus=profile.disk_bus, format=kind, image=image)
+    if "iotune" not in filled.model_fields_set and profile.disk_iotune is not None:
+        filled = filled._filled(iotune=profile.disk_iotune)
     return filled if filled.read_only else filled._filled(discard=profile.disk_discard)
+
+
+def _graphics(server: GraphicsSpec, profile: Profile) -> GraphicsSpec:
+    spice = server.type is GraphicsType.SPICE
+    return server._filled(exchange=profile.graphics_exchange) if spice else server
 
 
 def _floppy(floppy: FloppySpec) -> FloppySpec:

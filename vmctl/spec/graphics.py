@@ -39,8 +39,12 @@ class GraphicsSpec(SpecModel):
     """Its port; the host chooses one when it is not given."""
     password: GraphicsPassword | None = Field(default=None, repr=False)
     """What whoever connects must know: up to 8 characters for VNC, 59 for SPICE."""
+    exchange: bool | None = None
+    """Whether a client exchanges its clipboard and files with the guest; on SPICE only."""
 
     def _problems(self) -> list[SpecProblem]:
+        if self.exchange is not None and self.type is not GraphicsType.SPICE:
+            return [SpecProblem("exchange", f"{self.type} has no such thing; leave it out")]
         most = LONGEST_PASSWORD[self.type]
         if self.password is not None and len(self.password) > most:
             return [SpecProblem("password", f"{self.type} takes {most} characters at most")]

@@ -18,6 +18,7 @@ from vmctl.spec.document import SpecDocument
 from vmctl.spec.firmware import FirmwareSpec
 from vmctl.spec.graphics import GraphicsSpec
 from vmctl.spec.input import InputSpec
+from vmctl.spec.launch_security import LaunchSecuritySpec
 from vmctl.spec.lifecycle import CrashAction, EndAction, PanicSpec
 from vmctl.spec.media import CdromSpec, FloppySpec
 from vmctl.spec.names import MachineName
@@ -76,7 +77,7 @@ class VMSpec(SpecDocument):
     name: MachineName
     """The machine's name: 1 to 63 letters, digits, '.', '_' and '-'."""
     profile: ProfileName = ProfileName.MODERN
-    """Who decides what is not written: `modern` or `legacy`."""
+    """Who decides what is not written: `modern`, `legacy` or `isolated`."""
     image: LongLine | None = None
     """What the first disk is a linked clone of: the path of a qcow2 file."""
     arch: Arch = Arch.X86_64
@@ -95,8 +96,14 @@ class VMSpec(SpecDocument):
     """The guest's memory, with a unit."""
     max_memory: Size | None = None
     """How much memory there can be after plugging in; none can be plugged in when not given."""
+    merge_pages: bool = True
+    """Whether the host may keep memory that is equal in several guests only once."""
     firmware: FirmwareSpec = FirmwareSpec()
     """What it starts with: `bios`, or `uefi`, with or without secure boot and TPM."""
+    launch_security: LaunchSecuritySpec | None = None
+    """What encrypts its memory, so that the host can't read it."""
+    confined: bool = False
+    """Whether QEMU gets a security label of its own by all that the host has for that."""
     boot: BootSpec = BootSpec()
     """Boot order, or a kernel to boot directly."""
     disks: Annotated[tuple[DiskSpec, ...], _Null] = ()

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from vmctl.spec.balloon import BalloonSpec
 from vmctl.spec.clock import ClockOffset
 from vmctl.spec.cpu import CpuMode
 from vmctl.spec.disk import Discard, DiskBus
-from vmctl.spec.firmware import FirmwareType
+from vmctl.spec.firmware import FirmwareType, TpmVersion
 from vmctl.spec.input import InputBus, InputSpec, InputType
+from vmctl.spec.limits import BandwidthSpec, IoTuneSpec, RateSpec
 from vmctl.spec.nic import NicModel, NicSpec, NicType
 from vmctl.spec.platforms import Arch, platform_of
 from vmctl.spec.rng import RngSpec
@@ -21,7 +23,7 @@ from vmctl.spec.serial import ConsoleSpec, SerialSpec
 from vmctl.spec.sizes import Size
 from vmctl.spec.video import VideoModel, VideoSpec
 
-__all__ = ["Profile", "ProfileName", "profile_for"]
+__all__ = ["Profile", "ProfileName", "Wishes", "profile_for"]
 
 
 class ProfileName(StrEnum):
@@ -29,6 +31,24 @@ class ProfileName(StrEnum):
 
     MODERN = "modern"
     LEGACY = "legacy"
+    ISOLATED = "isolated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What a machine gets where its host has it, and does without where it has not.
+
+    Attributes:
+        tpm: An emulated TPM of that version.
+        secure_boot: Secure boot, for a machine that starts by UEFI.
+        cpu_limit: What it may take of the host's processors, in percent of each virtual one.
+        nic_bandwidth: What each NIC may carry.
+    """
+
+    tpm: TpmVersion | None = None
+    secure_boot: bool = False
+    cpu_limit: int | None = None
+    nic_bandwidth: BandwidthSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +81,12 @@ class Profile:
         cloud_init: Whether a machine with an image is provisioned by cloud-init.
         spare_ports: Free PCI Express ports for devices that are plugged in later.
         memory_slots: How many times memory can be plugged in, where there is a maximum.
+        merge_pages: Whether the host may keep equal memory of several guests once.
+        confined: Whether QEMU gets a security label of its own.
+        disk_iotune: What may be read and written of each disk.
+        graphics_exchange: Whether a SPICE client exchanges clipboard and files with the guest.
+        graphics_guarded: Whether graphics servers have to be on loopback, with a password.
+        wishes: What a machine gets on a host that has it.
     """
 
     machine: str
@@ -90,6 +116,12 @@ class Profile:
     cloud_init: bool = True
     spare_ports: int = 0
     memory_slots: int = 16
+    merge_pages: bool = True
+    confined: bool = False
+    disk_iotune: IoTuneSpec | None = None
+    graphics_exchange: bool | None = None
+    graphics_guarded: bool = False
+    wishes: Wishes = Wishes()
 
 
 _NO_VIDEO = VideoSpec(model=VideoModel.NONE)
@@ -117,6 +149,38 @@ _MODERN = Profile(
     agent=True,
     spare_ports=8,
 )
+# What hardening guides ask for: no device that isn't needed, for each is code of QEMU's that a
+# hostile guest can speak to; nothing that tells a guest of its neighbours, or takes from them. The
+# agent's channel is the guest's way to talk to the host's programs. Firmware stays what an image
+# needs to boot, whatever the host has.
+_GIBIT = 131072  # KiB a second
+_WISHES = Wishes(
+    tpm=TpmVersion.V2_0,
+    secure_boot=True,
+    cpu_limit=100,
+    nic_bandwidth=BandwidthSpec(
+        inbound=RateSpec(average=_GIBIT, burst=_GIBIT),
+        outbound=RateSpec(average=_GIBIT, burst=_GIBIT),
+    ),
+)
+_ISOLATED: dict[str, Any] = {
+    "video": _NO_VIDEO,
+    "rng": RngSpec(rate_bytes=65536, rate_period=1000),
+    "balloon": None,
+    "agent": False,
+    "spare_ports": 4,
+    "merge_pages": False,
+    "confined": True,
+    "disk_iotune": IoTuneSpec(
+        total_bytes_sec=Size("200MiB"),
+        total_bytes_sec_max=Size("400MiB"),
+        total_iops_sec=2000,
+        total_iops_sec_max=4000,
+    ),
+    "graphics_exchange": False,
+    "graphics_guarded": True,
+    "wishes": _WISHES,
+}
 # There is no BIOS and no VGA on Arm's virtual machines, and no SATA that every kernel knows.
 _MODERN_ARM = Profile(
     machine="virt",
@@ -166,6 +230,8 @@ _PROFILES = {
     (ProfileName.MODERN, Arch.X86_64): _MODERN,
     (ProfileName.MODERN, Arch.I686): _MODERN,
     (ProfileName.MODERN, Arch.AARCH64): _MODERN_ARM,
+    (ProfileName.ISOLATED, Arch.X86_64): replace(_MODERN, **_ISOLATED),
+    (ProfileName.ISOLATED, Arch.AARCH64): replace(_MODERN_ARM, **_ISOLATED),
     (ProfileName.LEGACY, Arch.X86_64): _LEGACY,
     (ProfileName.LEGACY, Arch.I686): _LEGACY_32,
 }

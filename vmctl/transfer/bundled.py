@@ -15,6 +15,7 @@ from vmctl.imaging.inspection import Image, inspect
 from vmctl.imaging.nvram import check_nvram
 from vmctl.progress import Phase
 from vmctl.render.choices import choose_firmware
+from vmctl.render.wishes import resolved_for
 from vmctl.spec import FirmwareType, VMSpec
 from vmctl.transfer.incoming import Incoming, Opened, called
 
@@ -80,7 +81,7 @@ class Bundle(Opened):
     ) -> Incoming:
         """Return what it would become at a host; ``spec`` is used instead of its own."""
         found = super().incoming(name, spec, around)
-        wanted = found.spec.resolved(networks=around.facts.privileged)
+        wanted = resolved_for(found.spec, around.facts)
         more = self._judge_nvram(wanted, around)
         if wanted.firmware.tpm is not None:
             more = (*more, "its TPM is a new one, and empty")

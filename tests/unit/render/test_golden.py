@@ -74,6 +74,7 @@ def facts_of(case: str) -> HostFacts:
         values |= json.loads(own.read_text())
     values["firmware"] = tuple(FirmwareImage(**image) for image in values["firmware"])
     values["features"] = frozenset(values["features"])
+    values["security_models"] = tuple(values.get("security_models", ()))
     values["libvirt_version"] = tuple(values["libvirt_version"])
     values["qemu_version"] = tuple(values["qemu_version"])
     values["machines"] = {arch: tuple(names) for arch, names in values["machines"].items()}

@@ -1,0 +1,40 @@
+"""What a host is known to lack."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from vmctl.hypervisor import lacking
+
+HERE = "qemu:///system"
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "config.gz"
+    monkeypatch.setattr(lacking, "_KERNEL", path)
+    return path
+
+
+def test_a_kernel_says_what_it_was_built_without(kernel: Path) -> None:
+    kernel.write_bytes(gzip.compress(b"CONFIG_NET_SCH_HTB=y\n# CONFIG_NET_SCH_SFQ is not set\n"))
+    assert lacking.known_to_lack(HERE, privileged=True) == {"shaping"}
+    # Of another machine, this one's kernel says nothing.
+    assert lacking.known_to_lack("qemu+ssh://node/system", privileged=True) == set()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no gzip", gzip.compress(b"CONFIG_A=m\n")])
+def test_what_is_not_said_is_not_lacking(kernel: Path, content: bytes | None) -> None:
+    if content is not None:
+        kernel.write_bytes(content)
+    assert lacking.known_to_lack(HERE, privileged=True) == set()
+
+
+@pytest.mark.usefixtures("kernel")
+def test_who_has_no_cgroups() -> None:
+    assert lacking.known_to_lack("qemu:///session", privileged=False) == {"cpu-limits"}
+    private = "qemu+unix:///system?socket=/s"
+    assert lacking.known_to_lack(private, privileged=True) == {"cpu-limits"}
