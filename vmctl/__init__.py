@@ -13,6 +13,7 @@ from vmctl._version import __version__
 
 if TYPE_CHECKING:
     from vmctl.agent import GuestAgent
+    from vmctl.audit import Audit, AuditLine
     from vmctl.backups import Backup, Backups, Pruned, Retention, Verified
     from vmctl.devices.disks import AttachedDisk
     from vmctl.devices.media import CdromDrive
@@ -90,6 +91,8 @@ _HOMES = {
     "Applied": "vmctl.intent.applying",
     "AttachedDisk": "vmctl.devices.disks",
     "AttachedNic": "vmctl.devices.nics",
+    "Audit": "vmctl.audit",
+    "AuditLine": "vmctl.audit",
     "Backup": "vmctl.backups",
     "Backups": "vmctl.backups",
     "BandwidthSpec": "vmctl.spec",
@@ -184,6 +187,8 @@ __all__ = [
     "Applied",
     "AttachedDisk",
     "AttachedNic",
+    "Audit",
+    "AuditLine",
     "Backup",
     "Backups",
     "BandwidthSpec",

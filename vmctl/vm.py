@@ -21,6 +21,7 @@ from vmctl.progress import Reporter
 
 if TYPE_CHECKING:
     from vmctl import info
+    from vmctl.audit import Audit
     from vmctl.console import ConsoleAccess
     from vmctl.devices import memory, processors
     from vmctl.devices.disks import Disks
@@ -142,6 +143,16 @@ class VM(Lifecycle, Inside, Cloning, BackingUp):
         from vmctl.networking.discovery import report_addresses
 
         return report_addresses(self._domain, self._domain.record(), reach=self._host.reach)
+
+    def audit(self) -> Audit:
+        """Return what isolates it, line by line, and what doesn't; it may be anybody's machine.
+
+        Raises:
+            NotFoundError: It is gone.
+        """
+        from vmctl.audit import audit
+
+        return audit(self._domain, self._host.facts)
 
     def stats(self, *, since: MachineStats | None = None, interval: float = 0.0) -> MachineStats:
         """Measure what it uses.

@@ -23,6 +23,7 @@ _SECTIONS = {
         "create": f"{_PACKAGE}.machines:create",
         "list": f"{_PACKAGE}.machines:list_machines",
         "info": f"{_PACKAGE}.machines:info",
+        "audit": f"{_PACKAGE}.audit:audit",
         "stats": f"{_PACKAGE}.watching:stats",
         "top": f"{_PACKAGE}.watching:top",
         "events": f"{_PACKAGE}.watching:events",

@@ -152,9 +152,11 @@ class Domain:
         with self._calling("read") as raw:
             return str(raw.XMLDesc(flags))
 
-    def secret_xml(self) -> str:
-        """Return the XML for its next start with the secrets in it, to define another one by."""
-        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+    def secret_xml(self, *, live: bool = False) -> str:
+        """Return the XML for its next start, or the live one, with the secrets in it."""
+        flags = libvirt.VIR_DOMAIN_XML_SECURE
+        if not live:
+            flags |= libvirt.VIR_DOMAIN_XML_INACTIVE
         with self._calling("read") as raw:
             return str(raw.XMLDesc(flags))
 

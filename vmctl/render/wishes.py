@@ -60,6 +60,7 @@ def _firmware(spec: VMSpec, wishes: Wishes, facts: HostFacts) -> FirmwareSpec:
 def wished_of(spec: VMSpec, nic: NicSpec, facts: HostFacts) -> NicSpec:
     """Return a NIC that comes to a machine later with what the machine's profile wishes for."""
     profile = profile_for(spec.profile, spec.arch, spec.machine)
+    # What needs no host is filled in already.
     return nic if profile is None else _nic(nic, profile.wishes, facts)
 
 

@@ -101,9 +101,12 @@ def _nics(spec: VMSpec, profile: Profile, *, networks: bool) -> tuple[NicSpec, .
 
 def _nic(nic: NicSpec, profile: Profile) -> NicSpec:
     wanted = profile.nic_antispoofing or bool(nic.security_groups)
-    return nic._filled(
+    filled = nic._filled(
         model=profile.nic_model, antispoofing=wanted and nic.type is not NicType.USER
     )
+    if nic.type is NicType.USER or profile.nic_isolated is None:
+        return filled
+    return filled._filled(isolated=profile.nic_isolated)
 
 
 def _boot(spec: VMSpec, disks: tuple[DiskSpec, ...], nics: tuple[NicSpec, ...]) -> BootSpec:

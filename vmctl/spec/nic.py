@@ -107,6 +107,8 @@ class NicSpec(SpecModel):
     """Who may reach it and whom it may: one security group's name, or a list."""
     antispoofing: bool | None = None
     """Whether the guest can send by its own addresses only; the profile decides."""
+    isolated: bool | None = None
+    """Whether it reaches no other guest with an isolated NIC on its bridge; not in user mode."""
 
     @property
     def wants_dhcp(self) -> bool:
@@ -153,6 +155,8 @@ class NicSpec(SpecModel):
                 problems.append(SpecProblem(kind, f"a NIC of type {self.type} has no {kind}"))
         if self.bandwidth is not None and self.type is NicType.USER:
             problems.append(SpecProblem("bandwidth", "a user-mode NIC can't be limited"))
+        if self.isolated and self.type is NicType.USER:
+            problems.append(SpecProblem("isolated", "a user-mode NIC reaches no other guest"))
         if self.forwards and self.type is NicType.BRIDGE:
             problems.append(
                 SpecProblem(

@@ -70,6 +70,7 @@ class Profile:
         nics: The NICs of a spec that lists none.
         nic_model: The hardware of a NIC.
         nic_antispoofing: Whether guests can send by their own addresses only.
+        nic_isolated: Whether a NIC reaches none of the others that are isolated.
         serials: The serial ports.
         console: What the console is made of.
         video: The graphics adapter.
@@ -105,6 +106,7 @@ class Profile:
     )
     nic_model: NicModel
     nic_antispoofing: bool = False
+    nic_isolated: bool | None = None
     serials: tuple[SerialSpec, ...] = (SerialSpec(),)
     console: ConsoleSpec | None = field(default_factory=ConsoleSpec)
     video: VideoSpec
@@ -164,6 +166,7 @@ _WISHES = Wishes(
     ),
 )
 _ISOLATED: dict[str, Any] = {
+    "nic_isolated": True,
     "video": _NO_VIDEO,
     "rng": RngSpec(rate_bytes=65536, rate_period=1000),
     "balloon": None,

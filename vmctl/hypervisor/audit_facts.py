@@ -1,0 +1,120 @@
+"""What an audit reads of libvirt, beside what others read of it too."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import libvirt
+from lxml import etree
+
+from vmctl.errors import NotFoundError
+from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.domains import Domain
+from vmctl.hypervisor.errors import calling, is_code
+from vmctl.hypervisor.metadata import OwnedVolume, Record
+from vmctl.hypervisor.networks import find
+from vmctl.render.network_record import recorded_spec
+
+__all__ = ["FileMode", "NetworkKind", "command_line", "files_of", "networks_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileMode:
+    """A volume, and who may read it.
+
+    Attributes:
+        name: Its name.
+        mode: The mode of its file; None where its pool has no files.
+        role: What the machine has it for.
+    """
+
+    name: str
+    mode: int | None
+    role: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkKind:
+    """A network as far as it keeps its guests apart.
+
+    Attributes:
+        isolates_guests: Whether its guests can't reach each other.
+        tenant: Whose it is; empty for nobody's, and for one that vmctl did not make.
+        shared: Whether it is for guests of any tenant.
+    """
+
+    isolates_guests: bool
+    tenant: str = ""
+    shared: bool = False
+
+
+def command_line(domain: Domain) -> tuple[str, ...]:
+    """Return QEMU's command line as libvirt would make it now; empty where it doesn't say.
+
+    It is that of a start with the machine's definition, and has no passwords in it.
+    """
+    raw = domain.connection.raw
+    with calling(f"ask for the command line of '{domain.name}'"):
+        try:
+            text: str = raw.domainXMLToNative("qemu-argv", domain.xml(inactive=True), 0)
+        except libvirt.libvirtError as error:
+            # A driver that has none, and a definition that can't be translated.
+            if not is_code(
+                error,
+                libvirt.VIR_ERR_NO_SUPPORT,
+                libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+                libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+                libvirt.VIR_ERR_INTERNAL_ERROR,
+                libvirt.VIR_ERR_INVALID_ARG,
+            ):
+                raise
+            return ()
+    return tuple(shlex.split(text.replace("\\\n", " ")))
+
+
+def files_of(connection: Connection, record: Record) -> Iterator[FileMode]:
+    """Return the volumes that a record lists, with who may read them; one that is gone is none."""
+    for volume in record.volumes:
+        with suppress(NotFoundError):
+            yield FileMode(name=volume.name, mode=_mode(connection, volume), role=volume.role.value)
+
+
+def _mode(connection: Connection, volume: OwnedVolume) -> int | None:
+    with calling(f"ask for the volume '{volume.name}'"):
+        try:
+            pool = connection.raw.storagePoolLookupByName(volume.pool)
+            root = etree.fromstring(pool.storageVolLookupByName(volume.name).XMLDesc(0))
+        except libvirt.libvirtError as error:
+            gone = (libvirt.VIR_ERR_NO_STORAGE_VOL, libvirt.VIR_ERR_NO_STORAGE_POOL)
+            if not is_code(error, *gone):
+                raise
+            raise NotFoundError(
+                f"there is no volume '{volume.name}'", hint="`vmctl gc` sees to what is half gone"
+            ) from error
+    text = root.findtext("target/permissions/mode")
+    return None if text is None else int(text, 8)
+
+
+def networks_of(domain: Domain) -> dict[str, NetworkKind]:
+    """Return the networks that a machine is on; one that isn't there is left out."""
+    found = {}
+    for name in domain.networks():
+        with suppress(NotFoundError):
+            found[name] = _kind(find(domain.connection, name))
+    return found
+
+
+def _kind(raw: Any) -> NetworkKind:
+    with calling("ask for a network"):
+        root = etree.fromstring(raw.XMLDesc(0))
+    port = root.find("port")
+    spec = recorded_spec(root) or {}
+    return NetworkKind(
+        isolates_guests=port is not None and port.get("isolated") == "yes",
+        tenant=str(spec.get("tenant") or ""),
+        shared=bool(spec.get("shared")),
+    )
