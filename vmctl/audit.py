@@ -75,6 +75,7 @@ def audit(domain: Domain, facts: HostFacts) -> Audit:
         argv=audit_facts.command_line(domain),
         process=process_of(domain.connection.uri, domain.uuid) if running else None,
         files=() if record is None else tuple(audit_facts.files_of(domain.connection, record)),
+        tenant="" if record is None else str(record.spec.get("tenant") or ""),
         has_seed=record is not None and record.volume(Role.SEED) is not None,
         networks=audit_facts.networks_of(domain),
         facts=facts,

@@ -372,7 +372,9 @@ class Host:
         """
         return VM(self, names.find(self._connection, name))
 
-    def list(self, *, details: bool = False) -> Sequence[info.MachineSummary]:
+    def list(
+        self, *, details: bool = False, tenant: str | None = None
+    ) -> Sequence[info.MachineSummary]:
         """Return a line for every machine on the host, sorted by name.
 
         It takes as many libvirt calls for 200 machines as for one. What isn't to be had so is left
@@ -381,10 +383,14 @@ class Host:
 
         Args:
             details: Whether to ask for those too, machine by machine.
+            tenant: Only those of this tenant; empty for those of nobody. It takes the details.
         """
         from vmctl import listing
 
-        return listing.list_machines(self._connection, details=details)
+        if tenant is None:
+            return listing.list_machines(self._connection, details=details)
+        found = listing.list_machines(self._connection, details=True)
+        return [line for line in found if line.tenant == tenant]
 
     def hosts_file(self, network: str | None = None) -> str:
         """Return lines for ``/etc/hosts`` with the machines of vmctl's, for this very machine.

@@ -24,6 +24,7 @@ from vmctl.keeping import (
     take_out,
 )
 from vmctl.progress import ProgressCallback, Reporter
+from vmctl.spec.names import checked_tenant
 from vmctl.stored_images import GivenName, ImageInfo, list_images
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Images:
         name: str | None = None,
         arch: str = "x86_64",
         unverified: bool = False,
+        tenant: str = "",
         progress: ProgressCallback | None = None,
     ) -> ImageInfo:
         """Fetch an image, verify it, and keep it in the pool under a name.
@@ -64,6 +66,7 @@ class Images:
             name: What to call it; the catalogue's name, or the end of the URL.
             arch: The guests' architecture, for a name of the catalogue.
             unverified: That it is wanted although nothing says what it has to be.
+            tenant: Whose it is; everybody's when not given.
             progress: Told of the phases ``image`` and ``upload``.
 
         Raises:
@@ -82,7 +85,7 @@ class Images:
             source = entry.source
             if sha256 is not None:
                 source = source_of(entry.url, sha256)
-        called = checked_name(name or (entry.name if entry else name_of(source.url)))
+        called = self._called(name or (entry.name if entry else name_of(source.url)), tenant)
         reporter = Reporter(called, progress)
         with reporter.phase("image") as phase:
             image, fetched = acquire(source, phase=phase)
@@ -92,6 +95,7 @@ class Images:
             reporter,
             source=fetched.url,
             verified_by=fetched.verified_by,
+            tenant=tenant,
             user=(entry.user or "") if entry else "",
             os=(entry.os or "") if entry else "",
             arch=entry.arch if entry else "",
@@ -104,6 +108,7 @@ class Images:
         *,
         name: str | None = None,
         format: str | None = None,  # noqa: A002 - the field's own word
+        tenant: str = "",
         progress: ProgressCallback | None = None,
     ) -> ImageInfo:
         """Keep a local image file in the pool under a name.
@@ -112,6 +117,7 @@ class Images:
             path: A file of any format that vmctl takes in.
             name: What to call it; the file's name without its ending.
             format: What it is declared to be; a raw disk without partitions must be.
+            tenant: Whose it is; everybody's when not given.
             progress: Told of the phases ``image`` and ``upload``.
 
         Raises:
@@ -120,11 +126,11 @@ class Images:
             ResourceError: There is no room for it.
         """
         file = Path(path)
-        called = checked_name(name or name_of(file.name))
+        called = self._called(name or name_of(file.name), tenant)
         reporter = Reporter(called, progress)
         with reporter.phase("image") as phase:
             image = as_qcow2(inspect(file, format=format, phase=phase), phase=phase)
-        return self._keep(image, called, reporter, source=file.name, verified_by="")
+        return self._keep(image, called, reporter, source=file.name, verified_by="", tenant=tenant)
 
     def build(
         self,
@@ -134,6 +140,7 @@ class Images:
         packages: Sequence[str] = (),
         offline: Sequence[str] = (),
         mirror: str | Sequence[str] = (),
+        tenant: str = "",
         progress: ProgressCallback | None = None,
     ) -> ImageInfo:
         """Build an image from a distribution's packages, and keep it in the pool under a name.
@@ -144,6 +151,7 @@ class Images:
             packages: Packages to install beside the recipe's own.
             offline: Packages to put into it uninstalled, for guests without a network.
             mirror: The mirrors to take; those of this machine by default.
+            tenant: Whose it is; everybody's when not given.
             progress: Told of the phases ``build`` and ``upload``.
 
         Raises:
@@ -154,7 +162,7 @@ class Images:
         """
         from vmctl.imaging.build import build  # noqa: PLC0415 - few build
 
-        called = checked_name(name or recipe)
+        called = self._called(name or recipe, tenant)
         reporter = Reporter(called, progress)
         with reporter.phase("build") as phase:
             path = build(recipe, packages=packages, offline=offline, mirror=mirror, phase=phase)
@@ -166,10 +174,18 @@ class Images:
             reporter,
             source="built here",
             verified_by="apt",
+            tenant=tenant,
             os=recipe.replace("-", ""),
             arch="x86_64",
             firmware="bios",
         )
+
+    def _called(self, name: str, tenant: str) -> str:
+        """Return the name, which has to be free for this tenant; before anything is fetched."""
+        if tenant:
+            checked_tenant(tenant)
+        image_names.refuse_anothers(self._open(), checked_name(name), tenant)
+        return name
 
     def _keep(self, image: Image, name: str, reporter: Reporter, **known: str) -> ImageInfo:
         pool = self._open()
@@ -187,9 +203,19 @@ class Images:
 
     # -- there
 
-    def list(self) -> Sequence[ImageInfo]:
-        """Return the images of the pool, sorted by name."""
-        return list_images(self._open())
+    def list(self, *, tenant: str | None = None) -> Sequence[ImageInfo]:
+        """Return the images of the pool, sorted by name.
+
+        Args:
+            tenant: Only those that a machine of this tenant may use by a name: its own, and
+                everybody's.
+        """
+        found = list_images(self._open())
+        if tenant is None:
+            return found
+        return [
+            image for image in found if any(known.tenant in {"", tenant} for known in image.names)
+        ]
 
     def info(self, reference: str) -> ImageInfo:
         """Return one image, by its name or the beginning of its digest.

@@ -42,6 +42,7 @@ class MachineSummary:
             empty for a machine that vmctl did not make, ``unreadable`` for one whose record this
             vmctl can't read; None in a list without details.
         labels: Its labels; None in a list without details.
+        tenant: Whose it is, empty for nobody's; None in a list without details.
     """
 
     name: str
@@ -53,6 +54,7 @@ class MachineSummary:
     saved: bool = False
     phase: str | None = None
     labels: dict[str, str] | None = None
+    tenant: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -191,6 +193,7 @@ def describe(
         addresses=tuple(map(_shown, sighting.endpoints))
         or addresses.known_addresses(domain, state, record, kept=kept),
         labels={} if record is None else dict(record.spec.get("labels") or {}),
+        tenant="" if record is None else str(record.spec.get("tenant") or ""),
         saved=saves.has_saved_state(domain),
         vcpus=int(_attribute(root, "vcpu", "current") or root.findtext("vcpu") or 0),
         memory=_memory(root),

@@ -70,4 +70,5 @@ def summarize(listed: Listed, line: MachineSummary, kept: dict[str, list[str]]) 
         phase=phase if listed.readable else "unreadable",
         addresses=known_addresses(listed.domain, listed.state, record, kept=kept),
         labels={} if record is None else dict(record.spec.get("labels") or {}),
+        tenant="" if record is None else str(record.spec.get("tenant") or ""),
     )

@@ -270,9 +270,16 @@ class Networks:
                 hint=f"mend the cause, then `vmctl network delete {spec.name}`",
             ) from cause
 
-    def list(self) -> Sequence[NetworkInfo]:
-        """Return every network of the host, whoever made it, sorted by name."""
-        return network_facts.list_facts(self._connection)
+    def list(self, *, tenant: str | None = None) -> Sequence[NetworkInfo]:
+        """Return every network of the host, whoever made it, sorted by name.
+
+        Args:
+            tenant: Only those that a machine of this tenant may join: its own, and shared ones.
+        """
+        found = network_facts.list_facts(self._connection)
+        if tenant is None:
+            return found
+        return [entry for entry in found if entry.shared or (tenant and entry.tenant == tenant)]
 
     def info(self, name: str) -> NetworkInfo:
         """Return all that is known of a network.

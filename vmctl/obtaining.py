@@ -14,6 +14,7 @@ from vmctl.imaging.inspection import Image, inspect
 from vmctl.imaging.references import is_name, is_url, source_of
 from vmctl.progress import Reporter
 from vmctl.spec import FirmwareType
+from vmctl.tenancy import refuse_foreign_image
 
 if TYPE_CHECKING:
     from vmctl.imaging.catalogue import Entry
@@ -28,6 +29,7 @@ def obtain(
     reporter: Reporter,
     arch: str,
     firmware: FirmwareType | None = None,
+    tenant: str = "",
 ) -> Image | ImageName:
     """Return the image that a spec names: a file, a name in the pool or the catalogue, or a URL.
 
@@ -39,6 +41,7 @@ def obtain(
         reporter: Told of the phase ``image``.
         arch: The guest's architecture.
         firmware: What the machine boots the image with; None: it doesn't boot it.
+        tenant: Whose machine it is for; empty for nobody's.
 
     Returns:
         A file that was looked at, or what is in the pool already.
@@ -51,6 +54,7 @@ def obtain(
     if is_name(reference) and not Path(reference).exists():
         known = read_name(pool, reference)
         if known is not None and known.arch in {"", arch}:
+            refuse_foreign_image(reference, known.tenant, tenant)
             if bases.is_complete(pool, bases.name_for(known.digest)):
                 _refuse_other_firmware(reference, known.firmware, firmware)
                 return known

@@ -38,6 +38,7 @@ from vmctl.render.wishes import resolved_for
 from vmctl.spec import FirmwareType, VMSpec
 from vmctl.spec.problems import join_path
 from vmctl.spec.profiles import profile_for
+from vmctl.tenancy import refuse_foreign_nics
 
 __all__ = ["Imported", "NewVolume", "Plan", "make_plan", "plan_disk", "plan_medium"]
 
@@ -287,6 +288,7 @@ def _check_networks(spec: VMSpec, connection: Connection) -> None:
     """Say that a network or a bridge isn't there while nothing is made yet; starting can wait."""
     for name in dict.fromkeys(nic.network for nic in spec.nics if nic.network is not None):
         is_active(connection, name)
+    refuse_foreign_nics(connection, spec.name, spec.tenant, spec.nics)
     for name in dict.fromkeys(nic.bridge for nic in spec.nics if nic.bridge is not None):
         refuse_missing_device(connection, name, "bridge", f"the machine '{spec.name}'")
     for nic in spec.nics:
@@ -435,6 +437,7 @@ class _Builder:
                     reporter=self._reporter,
                     arch=self._spec.arch,
                     firmware=self._spec.firmware.type if boots and self._boots else None,
+                    tenant=self._spec.tenant or "",
                 )
             except UsageError as error:
                 raise _bad_reference(field, error) from error

@@ -20,6 +20,7 @@ from vmctl.hypervisor.domains import Domain, State
 from vmctl.hypervisor.lost import looking_for_lost
 from vmctl.hypervisor.sharing import refuse_disks_in_use
 from vmctl.progress import Phase
+from vmctl.tenancy import refuse_foreign_networks
 
 __all__ = ["StartReport", "go_on", "refuse_saved", "start"]
 
@@ -59,15 +60,18 @@ def start(
     Raises:
         NotFoundError: A network is gone.
         UnsupportedError: A network is not active and can't be started.
-        ConflictError: A port is in use, or another machine that runs has a disk of it; the machine
-            is as it was, its saved state too.
+        ConflictError: A network became another tenant's, a port is in use, or another machine that
+            runs has a disk of it; the machine is as it was, its saved state too.
         HypervisorError: Its saved state fits no more; the machine is as it was.
         WrongStateError: Its QEMU is there, and libvirt has lost it.
     """
     if any(disk.get("volume") or disk.get("network") for disk in spec.get("disks") or ()):
         # What was made for it alone, nobody else has.
         refuse_disks_in_use(domain)
-    for name in domain.networks():
+    joined = domain.networks()
+    tenant = str(spec.get("tenant") or "")
+    refuse_foreign_networks(domain.connection, domain.name, tenant, joined)
+    for name in joined:
         networks.ensure_active(domain.connection, name)
     nic_filters.ensure_recorded(domain, spec)
     restored = not discard_saved and saves.has_saved_state(domain)

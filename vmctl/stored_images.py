@@ -26,6 +26,7 @@ class GivenName:
         os: The operating system, by libosinfo's short id.
         arch: The guest's architecture.
         firmware: What it boots with at least, ``bios`` or ``uefi``.
+        tenant: Whose the name is; empty for everybody's.
     """
 
     name: str
@@ -35,6 +36,7 @@ class GivenName:
     os: str = ""
     arch: str = ""
     firmware: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

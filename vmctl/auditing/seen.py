@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from vmctl.hypervisor.audit_facts import FileMode, NetworkKind
+from vmctl.hypervisor.audit_facts import FileMode
+from vmctl.hypervisor.network_owners import NetworkOwner
 from vmctl.hypervisor.processes import ProcessFacts
 from vmctl.render.facts import HostFacts
 
@@ -23,6 +24,7 @@ class Seen:
         argv: QEMU's command line, as libvirt makes it; empty where libvirt doesn't say.
         process: QEMU's process; None where it doesn't run, or runs elsewhere.
         files: The volumes that vmctl's record lists, with who may read them.
+        tenant: Whose it is, by vmctl's record; empty for nobody's.
         has_seed: Whether its seed is still there.
         networks: The networks that it is on.
         facts: What its host can do.
@@ -33,8 +35,9 @@ class Seen:
     argv: tuple[str, ...]
     process: ProcessFacts | None
     files: tuple[FileMode, ...]
+    tenant: str
     has_seed: bool
-    networks: dict[str, NetworkKind]
+    networks: dict[str, NetworkOwner]
     facts: HostFacts
 
     def has(self, path: str) -> bool:

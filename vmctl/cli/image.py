@@ -38,6 +38,7 @@ image = LazyGroup(
 
 _image = click.argument("reference", metavar="IMAGE")
 _name = click.option("--name", metavar="NAME", help="What to call it.")
+_tenant = click.option("--tenant", default="", metavar="TENANT", help="Whose it shall be.")
 
 
 def _print(found: Sequence[ImageInfo]) -> None:
@@ -79,8 +80,9 @@ def _print_catalogue(found: Sequence[Entry]) -> None:
 @command("list")
 @click.option("--remote", is_flag=True, help="List what can be pulled by name instead.")
 @click.option("--arch", metavar="ARCH", help="With --remote: only those for this architecture.")
+@click.option("--tenant", metavar="TENANT", help="Only those that machines of TENANT may use.")
 @pass_app
-def list_images(app: App, remote: bool, arch: str | None) -> None:
+def list_images(app: App, remote: bool, arch: str | None, tenant: str | None) -> None:
     """List the images in the pool, with what depends on them and what sharing them saves."""
     if remote:
         from vmctl.images import Images  # noqa: PLC0415 - not before it is needed
@@ -91,7 +93,7 @@ def list_images(app: App, remote: bool, arch: str | None) -> None:
         app.show(data, lambda: _print_catalogue(entries))
         return
     with app.connect() as host:
-        found = host.images.list()
+        found = host.images.list(tenant=tenant)
     app.show(found, lambda: _print(found))
 
 
@@ -113,6 +115,7 @@ def _done(app: App, made: ImageInfo, verb: str, given: str | None) -> None:
 @click.option("--arch", default="x86_64", metavar="ARCH", help="The guests' architecture.")
 @click.option("--unverified", is_flag=True, help="Take it though nothing says what it has to be.")
 @_name
+@_tenant
 @pass_app
 def pull(app: App, /, reference: str, unverified: bool, **options: str | None) -> None:
     """Fetch an image of the catalogue, or from a URL, verify it and keep it in the pool."""
@@ -123,6 +126,7 @@ def pull(app: App, /, reference: str, unverified: bool, **options: str | None) -
             name=options["name"],
             arch=options["arch"] or "x86_64",
             unverified=unverified,
+            tenant=options["tenant"] or "",
             progress=progress,
         )
     _done(app, made, "pulled", options["name"])
@@ -137,11 +141,14 @@ def pull(app: App, /, reference: str, unverified: bool, **options: str | None) -
     help="What the file is declared to be; a raw disk without partitions must be.",
 )
 @_name
+@_tenant
 @pass_app
-def import_file(app: App, path: str, kind: str | None, name: str | None) -> None:
+def import_file(app: App, path: str, kind: str | None, name: str | None, tenant: str) -> None:
     """Look into the image FILE, and keep it in the pool."""
     with app.connect() as host, app.progress(passing=True) as progress:
-        made = host.images.import_file(path, name=name, format=kind, progress=progress)
+        made = host.images.import_file(
+            path, name=name, format=kind, tenant=tenant, progress=progress
+        )
     _done(app, made, "imported", name)
 
 
@@ -151,6 +158,7 @@ def import_file(app: App, path: str, kind: str | None, name: str | None) -> None
 @click.option("--offline", multiple=True, metavar="PACKAGE", help="One more, not installed.")
 @click.option("--mirror", "mirrors", multiple=True, metavar="URL", help="A mirror to take.")
 @_name
+@_tenant
 @pass_app
 def build(
     app: App,
@@ -160,6 +168,7 @@ def build(
     offline: tuple[str, ...],
     mirrors: tuple[str, ...],
     name: str | None,
+    tenant: str,
 ) -> None:
     """Build an image of a Debian RELEASE (debian-12) from packages, and keep it in the pool."""
     with app.connect() as host, app.progress(passing=True) as progress:
@@ -169,6 +178,7 @@ def build(
             packages=packages,
             offline=offline,
             mirror=mirrors,
+            tenant=tenant,
             progress=progress,
         )
     _done(app, made, "built", name)
@@ -177,6 +187,7 @@ def build(
 def _origin(known: GivenName) -> str:
     said = [f"from {known.source or 'somewhere'}"]
     said += [f"verified by {known.verified_by}"] if known.verified_by else []
+    said += [f"{known.tenant}'s"] if known.tenant else []
     said += [f"for {known.arch}"] if known.arch else []
     said += [known.os] if known.os else []
     said += [f"its own user is {known.user}"] if known.user else []

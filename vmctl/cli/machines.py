@@ -113,15 +113,16 @@ def deadlines(seconds: float | None) -> Any:
 
 @command("list")
 @click.option("--long", "-l", is_flag=True, help="Ask for phase, labels and more, one by one.")
+@click.option("--tenant", metavar="TENANT", help="Only the machines of TENANT.")
 @pass_app
-def list_machines(app: App, long: bool) -> None:
+def list_machines(app: App, long: bool, tenant: str | None) -> None:
     """List the machines of the host, whoever made them.
 
     It takes one look at the host, however many there are. --long looks at each of them too: the
     phase of a machine that vmctl did not make is shown as -, one that isn't ready is not whole.
     """
     with app.connect() as host:
-        machines = host.list(details=long)
+        machines = host.list(details=long, tenant=tenant)
     app.show(machines, lambda: (_print_details if long else _print_list)(machines))
     if not machines and app.wants_table and sys.stderr.isatty():
         app.note(f"there are no machines at {host.uri}")
@@ -136,13 +137,14 @@ def _print_list(machines: Sequence[MachineSummary]) -> None:
 
 def _print_details(machines: Sequence[MachineSummary]) -> None:
     print_table(
-        ("NAME", "STATE", "PHASE", "ADDRESSES", "LABELS"),
+        ("NAME", "STATE", "PHASE", "ADDRESSES", "TENANT", "LABELS"),
         [
             (
                 m.name,
                 _state(m),
                 m.phase or "",
                 ", ".join(m.addresses),
+                m.tenant or "",
                 ", ".join(f"{key}={value}" for key, value in (m.labels or {}).items()),
             )
             for m in machines
@@ -224,6 +226,7 @@ def _print_info(found: MachineInfo) -> None:
             ("accelerator", {"qemu": "qemu (emulation)"}.get(found.accelerator, found.accelerator)),
             ("autostart", "yes" if found.autostart else "no"),
             ("created", found.created),
+            ("tenant", found.tenant or ""),
             ("owner", found.owner),
             ("ssh user", found.ssh_user),
             ("host key", found.host_key),

@@ -42,7 +42,7 @@ _name = click.argument("name", metavar="NAME")
 
 def _print(found: Sequence[NetworkInfo]) -> None:
     print_table(
-        ("NAME", "MODE", "STATE", "AUTOSTART", "BRIDGE", "SUBNETS", "MACHINES"),
+        ("NAME", "MODE", "STATE", "AUTOSTART", "BRIDGE", "SUBNETS", "TENANT", "MACHINES"),
         [
             (
                 entry.name,
@@ -51,6 +51,7 @@ def _print(found: Sequence[NetworkInfo]) -> None:
                 "yes" if entry.autostart else "no",
                 entry.bridge,
                 ", ".join(entry.subnets),
+                entry.tenant or ("(shared)" if entry.shared else ""),
                 str(len(entry.machines)),
             )
             for entry in found
@@ -73,11 +74,12 @@ def create(app: App, file: str) -> None:
 
 
 @command("list")
+@click.option("--tenant", metavar="TENANT", help="Only those that machines of TENANT may join.")
 @pass_app
-def list_networks(app: App) -> None:
+def list_networks(app: App, tenant: str | None) -> None:
     """List the networks of the host, whoever made them."""
     with app.connect() as host:
-        found = host.networks.list()
+        found = host.networks.list(tenant=tenant)
     app.show(found, lambda: _print(found))
 
 
@@ -95,6 +97,8 @@ def _print_one(
             ("autostart", "yes" if found.autostart else "no"),
             ("persistent", "yes" if found.persistent else "no"),
             ("made by vmctl", "yes" if found.made_by_vmctl else "no"),
+            ("tenant", found.tenant),
+            ("shared", "yes" if found.shared else ""),
             ("bridge", found.bridge),
             ("domain", found.domain),
             ("mtu", str(found.mtu or "")),

@@ -30,6 +30,7 @@ from vmctl.spec import VMSpec
 from vmctl.spec.disk import DiskFormat
 from vmctl.spec.drives import DriveKind, place_drives
 from vmctl.spec.sizes import Size
+from vmctl.tenancy import refuse_foreign_nics
 
 __all__ = ["ClonePlan", "Copy", "plan_clone"]
 
@@ -120,6 +121,7 @@ def plan_clone(
     connection = origin.domain.connection
     for network in origin.domain.networks():
         is_active(connection, network)
+    refuse_foreign_nics(connection, name, wanted.spec.tenant, wanted.spec.nics)
     if any(path.endswith(".mac") for path in values):
         refuse_taken_macs(connection, wanted.spec.nics)
     addresses = plan_addresses(connection, wanted.spec, uuid)

@@ -26,6 +26,7 @@ from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.render.wishes import wished_of
 from vmctl.spec import BandwidthSpec, LinkState, NicSpec, VMSpec
+from vmctl.tenancy import refuse_foreign_nics
 
 __all__ = [
     "AttachedNic",
@@ -163,6 +164,9 @@ def attach_nic(
         new = wished_of(spec, spec.nics[-1], facts)
         spec = spec.model_copy(update={"nics": (*spec.nics[:-1], new)})
         refuse_nic(new, "the new NIC", facts)
+        refuse_foreign_nics(
+            domain.connection, domain.name, before.tenant, (new,), named=lambda _number: ""
+        )
         nic_filters.refuse_unfilterable(domain.connection, [("the new NIC", new)])
         if new.network is not None and new.forwards:
             port_relays.refuse_unreachable(domain.connection, new.network)

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import libvirt
 from lxml import etree
@@ -16,10 +15,9 @@ from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.metadata import OwnedVolume, Record
-from vmctl.hypervisor.networks import find
-from vmctl.render.network_record import recorded_spec
+from vmctl.hypervisor.network_owners import NetworkOwner, owner_of
 
-__all__ = ["FileMode", "NetworkKind", "command_line", "files_of", "networks_of"]
+__all__ = ["FileMode", "command_line", "files_of", "networks_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +33,6 @@ class FileMode:
     name: str
     mode: int | None
     role: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkKind:
-    """A network as far as it keeps its guests apart.
-
-    Attributes:
-        isolates_guests: Whether its guests can't reach each other.
-        tenant: Whose it is; empty for nobody's, and for one that vmctl did not make.
-        shared: Whether it is for guests of any tenant.
-    """
-
-    isolates_guests: bool
-    tenant: str = ""
-    shared: bool = False
 
 
 def command_line(domain: Domain) -> tuple[str, ...]:
@@ -99,22 +82,10 @@ def _mode(connection: Connection, volume: OwnedVolume) -> int | None:
     return None if text is None else int(text, 8)
 
 
-def networks_of(domain: Domain) -> dict[str, NetworkKind]:
+def networks_of(domain: Domain) -> dict[str, NetworkOwner]:
     """Return the networks that a machine is on; one that isn't there is left out."""
     found = {}
     for name in domain.networks():
         with suppress(NotFoundError):
-            found[name] = _kind(find(domain.connection, name))
+            found[name] = owner_of(domain.connection, name)
     return found
-
-
-def _kind(raw: Any) -> NetworkKind:
-    with calling("ask for a network"):
-        root = etree.fromstring(raw.XMLDesc(0))
-    port = root.find("port")
-    spec = recorded_spec(root) or {}
-    return NetworkKind(
-        isolates_guests=port is not None and port.get("isolated") == "yes",
-        tenant=str(spec.get("tenant") or ""),
-        shared=bool(spec.get("shared")),
-    )

@@ -15,7 +15,15 @@ from vmctl.hypervisor.pools import Pool
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.render.volume import render_volume
 
-__all__ = ["ImageName", "is_name", "list_names", "read_name", "remove_name", "write_name"]
+__all__ = [
+    "ImageName",
+    "is_name",
+    "list_names",
+    "read_name",
+    "refuse_anothers",
+    "remove_name",
+    "write_name",
+]
 
 _SUFFIX = ".vmctl-image"
 _SIZE = 4096
@@ -36,6 +44,7 @@ class ImageName:
         os: The operating system, by libosinfo's short id; empty where that isn't known.
         arch: The guest's architecture, by libvirt's name; empty where that isn't known.
         firmware: What it boots with at least, ``bios`` or ``uefi``; empty where that isn't known.
+        tenant: Whose the name is; empty for everybody's.
     """
 
     name: str
@@ -48,6 +57,7 @@ class ImageName:
     os: str = ""
     arch: str = ""
     firmware: str = ""
+    tenant: str = ""
 
 
 def is_name(volume: str) -> bool:
@@ -72,8 +82,10 @@ def write_name(pool: Pool, entry: ImageName) -> None:
     """Let a name stand for an image; what it stood for before is forgotten.
 
     Raises:
-        ConflictError: There is a volume of somebody else's where the name is to be kept.
+        ConflictError: There is a volume of somebody else's where the name is to be kept, or the
+            name is another tenant's.
     """
+    refuse_anothers(pool, entry.name, entry.tenant)
     content = json.dumps(asdict(entry)).encode().ljust(_SIZE)
     volume = _volume_of(pool, entry.name)
     if not volume.exists():
@@ -83,6 +95,20 @@ def write_name(pool: Pool, entry: ImageName) -> None:
     elif not _may_be_a_note(volume):
         raise volume.name_is_taken()
     volume.write(content)
+
+
+def refuse_anothers(pool: Pool, name: str, tenant: str) -> None:
+    """Refuse to give a name that means an image of another tenant's, or of everybody's.
+
+    Raises:
+        ConflictError: It is: whoever relies on it would get another image.
+    """
+    known = read_name(pool, name)
+    if known is not None and known.tenant != tenant:
+        raise ConflictError(
+            f"the name '{name}' is {known.tenant or 'an image of everybody'}'s already",
+            hint="choose another name: `--name`",
+        )
 
 
 def _may_be_a_note(volume: StoredVolume) -> bool:

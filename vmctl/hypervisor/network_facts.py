@@ -14,8 +14,8 @@ from lxml import etree
 
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
+from vmctl.hypervisor.network_owners import read_owner
 from vmctl.hypervisor.networks import find
-from vmctl.render.network_record import recorded_spec
 
 __all__ = ["Lease", "NetworkFacts", "facts_of", "leases_of", "list_facts", "served", "subnets_of"]
 
@@ -35,6 +35,8 @@ class NetworkFacts:
         autostart: Whether it starts together with its host.
         persistent: Whether libvirt keeps its definition.
         made_by_vmctl: Whether vmctl made it.
+        tenant: Whose it is; empty for nobody's.
+        shared: Whether machines of any tenant may join it.
         bridge: Its bridge, or the device of the host that it is on; empty for none.
         domain: Its DNS domain; empty for none.
         mtu: The largest packet in bytes, where that is set; 0 where it is not.
@@ -50,6 +52,8 @@ class NetworkFacts:
     autostart: bool
     persistent: bool
     made_by_vmctl: bool
+    tenant: str
+    shared: bool
     bridge: str
     domain: str
     mtu: int
@@ -205,6 +209,7 @@ def _read(raw: Any, guests: dict[str, set[str]]) -> NetworkFacts:
     persistent = bool(raw.isPersistent())
     mtu = root.find("mtu")
     domain = root.find("domain")
+    owner = read_owner(root)
     return NetworkFacts(
         name=raw.name(),
         uuid=raw.UUIDString(),
@@ -213,7 +218,9 @@ def _read(raw: Any, guests: dict[str, set[str]]) -> NetworkFacts:
         # One that libvirt doesn't keep can't be asked for it.
         autostart=persistent and bool(raw.autostart()),
         persistent=persistent,
-        made_by_vmctl=recorded_spec(root) is not None,
+        made_by_vmctl=owner.made_by_vmctl,
+        tenant=owner.tenant,
+        shared=owner.shared,
         bridge=_bridge(root),
         domain="" if domain is None else domain.get("name", ""),
         mtu=0 if mtu is None else int(mtu.get("size", "0")),

@@ -17,6 +17,7 @@ from vmctl.intent.planning import ChangePlan, Machine, plan_change, recorded_spe
 from vmctl.intent.rules import When
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.spec import VMSpec
+from vmctl.tenancy import refuse_foreign_nics
 
 __all__ = ["Intent"]
 
@@ -57,15 +58,37 @@ class Intent:
         )
 
     def compare(self, wanted: VMSpec | Mapping[str, Any]) -> ChangePlan:
-        """Return what differs between the machine and a spec, or its own with other values."""
+        """Return what differs between the machine and a spec, or its own with other values.
+
+        Raises:
+            SpecError: A NIC would join what is not for the machine's tenant.
+        """
         # One look for both, so that what somebody else changes between two is not changed back.
         machine = self._look()
         spec = wanted if isinstance(wanted, VMSpec) else _with_values(machine, wanted)
-        return plan_change(
+        plan = plan_change(
             spec,
             machine,
             why_not_live=self._verbs.looking(machine.running),
             size_of=self._verbs.size_of,
+        )
+        self._refuse_foreign(spec, recorded_spec(machine))
+        return plan
+
+    def _refuse_foreign(self, spec: VMSpec, recorded: VMSpec) -> None:
+        """Refuse networks of other tenants', before anything is shown; those it has stay."""
+        has = {(nic.type, nic.network, nic.bridge) for nic in recorded.nics}
+        numbers = [
+            number
+            for number, nic in enumerate(spec.nics)
+            if (nic.type, nic.network, nic.bridge) not in has
+        ]
+        refuse_foreign_nics(
+            self._domain.connection,
+            self._domain.name,
+            recorded.tenant,
+            [spec.nics[number] for number in numbers],
+            named=lambda at: f"nics[{numbers[at]}]",
         )
 
     def with_values(self, values: Mapping[str, Any]) -> VMSpec:

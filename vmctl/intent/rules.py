@@ -45,6 +45,7 @@ _NEEDS_START = "QEMU takes it when the machine starts"
 _FIRST_BOOT = "the guest was told of it when it first booted: change it there"
 _WHY_ANEW = {
     "name": "a machine's name is its identity: `vmctl rename` gives it another",
+    "tenant": "whose a machine is decides what it was made of",
     "image": "the first disk was made from it",
     "arch": "the guest was installed for the other one",
     "firmware.type": "a guest boots by the firmware that it was installed with",

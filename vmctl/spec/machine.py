@@ -21,7 +21,7 @@ from vmctl.spec.input import InputSpec
 from vmctl.spec.launch_security import LaunchSecuritySpec
 from vmctl.spec.lifecycle import CrashAction, EndAction, PanicSpec
 from vmctl.spec.media import CdromSpec, FloppySpec
-from vmctl.spec.names import MachineName
+from vmctl.spec.names import MachineName, TenantName
 from vmctl.spec.nic import NicSpec
 from vmctl.spec.platforms import Arch
 from vmctl.spec.profiles import ProfileName
@@ -78,6 +78,8 @@ class VMSpec(SpecDocument):
     """The machine's name: 1 to 63 letters, digits, '.', '_' and '-'."""
     profile: ProfileName = ProfileName.MODERN
     """Who decides what is not written: `modern`, `legacy` or `isolated`."""
+    tenant: TenantName | None = None
+    """Whose it is: it uses networks and images of this tenant's, and those for everybody."""
     image: LongLine | None = None
     """What the first disk is a linked clone of: the path of a qcow2 file."""
     arch: Arch = Arch.X86_64

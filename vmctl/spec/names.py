@@ -7,11 +7,22 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-__all__ = ["GroupName", "HostName", "MachineName", "UserName", "hostname_of"]
+from vmctl.errors import UsageError
+
+__all__ = [
+    "GroupName",
+    "HostName",
+    "MachineName",
+    "TenantName",
+    "UserName",
+    "checked_tenant",
+    "hostname_of",
+]
 
 _MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _GROUP = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_TENANT = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _LONGEST_SHOWN = 70
 
@@ -47,6 +58,15 @@ def _group_name(name: str) -> str:
     return name
 
 
+def _tenant_name(name: str) -> str:
+    if _TENANT.fullmatch(name) is None:
+        raise ValueError(
+            f"{_show(name)} is not a tenant's name: 1 to 32 lower-case letters, digits, '_' and "
+            "'-', the first a letter"
+        )
+    return name
+
+
 def _user_name(name: str) -> str:
     if _USER.fullmatch(name) is None:
         raise ValueError(
@@ -65,9 +85,24 @@ GroupName = Annotated[
     str, AfterValidator(_group_name), Field(json_schema_extra={"pattern": f"^{_GROUP.pattern}$"})
 ]
 HostName = Annotated[str, AfterValidator(_host_name)]
+TenantName = Annotated[
+    str, AfterValidator(_tenant_name), Field(json_schema_extra={"pattern": f"^{_TENANT.pattern}$"})
+]
 UserName = Annotated[
     str, AfterValidator(_user_name), Field(json_schema_extra={"pattern": f"^{_USER.pattern}$"})
 ]
+
+
+def checked_tenant(name: str) -> str:
+    """Return a tenant's name that was given without a spec.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        return _tenant_name(name)
+    except ValueError as error:
+        raise UsageError(str(error), hint="give a name such as `acme`") from error
 
 
 def hostname_of(name: str) -> str:

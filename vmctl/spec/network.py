@@ -13,7 +13,7 @@ from vmctl.spec.addresses import BridgeName, DeviceName, IpAddress
 from vmctl.spec.base import SpecModel
 from vmctl.spec.document import SpecDocument
 from vmctl.spec.limits import BandwidthSpec
-from vmctl.spec.names import HostName
+from vmctl.spec.names import HostName, TenantName
 from vmctl.spec.subnet import SubnetSpec
 from vmctl.spec.text import TextOrList
 
@@ -108,6 +108,10 @@ class NetworkSpec(SpecDocument):
     """Its name."""
     mode: NetworkMode = NetworkMode.NAT
     """What its guests reach."""
+    tenant: TenantName | None = None
+    """Whose it is: only machines of this tenant may join it."""
+    shared: bool = False
+    """Whether machines of any tenant may join it; needs `isolate_guests`."""
     bridge: BridgeName | None = None
     """The bridge: the host's own in mode `bridge`; else what libvirt's is called."""
     device: DeviceName | None = None
@@ -146,7 +150,7 @@ class NetworkSpec(SpecDocument):
         return self.replace(ipv4=ipv4, ipv6=ipv6)
 
     def _problems(self) -> list[SpecProblem]:
-        problems = [*self._of_mode(), *self._of_names()]
+        problems = [*self._of_mode(), *self._of_names(), *self._of_tenants()]
         for name, version in (("ipv4", 4), ("ipv6", 6)):
             subnet: SubnetSpec | None = getattr(self, name)
             if subnet is not None and subnet.version not in {None, version}:
@@ -182,6 +186,16 @@ class NetworkSpec(SpecDocument):
             problems = [problem for problem in problems if problem.path != "vlan"]
             problems.append(SpecProblem("vlan", "needs Open vSwitch: `openvswitch: true`"))
         return problems
+
+    def _of_tenants(self) -> list[SpecProblem]:
+        if not self.shared:
+            return []
+        if self.tenant is not None:
+            return [SpecProblem("shared", f"it is {self.tenant}'s; leave out one of the two")]
+        if not self.isolate_guests:
+            what = "tenants would reach each other on it; write `isolate_guests: true`"
+            return [SpecProblem("shared", what)]
+        return []
 
     def _of_names(self) -> list[SpecProblem]:
         """What is given twice: a name or an address of a guest."""

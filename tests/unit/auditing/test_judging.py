@@ -10,7 +10,8 @@ from lxml import etree
 from vmctl.audit import _JUDGES
 from vmctl.auditing.line import AuditLine
 from vmctl.auditing.seen import Seen
-from vmctl.hypervisor.audit_facts import FileMode, NetworkKind
+from vmctl.hypervisor.audit_facts import FileMode
+from vmctl.hypervisor.network_owners import NetworkOwner
 from vmctl.hypervisor.processes import ProcessFacts
 from vmctl.render import FirmwareImage, HostFacts
 
@@ -33,6 +34,7 @@ def seen(devices: str = "", top: str = "", kind: str = "kvm", **more: Any) -> Se
         "argv": (),
         "process": None,
         "files": (),
+        "tenant": "",
         "has_seed": False,
         "networks": {},
         "facts": OWN,
@@ -43,6 +45,17 @@ def seen(devices: str = "", top: str = "", kind: str = "kvm", **more: Any) -> Se
 def line(check: str, what: Seen) -> AuditLine:
     found = {entry.check: entry for judge in _JUDGES for entry in judge(what)}
     return found[check]
+
+
+def owner(**more: Any) -> NetworkOwner:
+    fields: dict[str, Any] = {
+        "made_by_vmctl": True,
+        "tenant": "",
+        "shared": False,
+        "isolates_guests": False,
+        "gateways": (),
+    }
+    return NetworkOwner(**(fields | more))
 
 
 def nic(inner: str = "", kind: str = "network") -> str:
@@ -89,7 +102,7 @@ HELD: list[tuple[str, Seen]] = [
     ("rng-limit", seen("<rng><rate bytes='1'/></rng>")),
     ("anti-spoofing", seen(nic("<filterref filter='f'/>") + nic(kind="user"))),
     ("isolated-ports", seen(nic("<port isolated='yes'/>") + nic(kind="user"))),
-    ("isolated-ports", seen(nic(), networks={"a": NetworkKind(isolates_guests=True)})),
+    ("isolated-ports", seen(nic(), networks={"a": owner(isolates_guests=True)})),
     ("secure-boot", seen(top="<os><loader secure='yes'/></os>")),
     ("tpm", seen("<tpm><backend type='emulator' version='2.0'/></tpm>")),
     ("launch-security", seen(top="<launchSecurity type='sev'/>")),

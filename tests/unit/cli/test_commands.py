@@ -53,8 +53,8 @@ def test_list_as_a_table(vmctl: Vmctl) -> None:
 
 def test_list_with_what_is_asked_of_each_machine(vmctl: Vmctl, own: tuple[str, str]) -> None:
     heading, line = vmctl(*_TEST, "list", "--long").stdout.splitlines()
-    assert heading.split() == ["NAME", "STATE", "PHASE", "ADDRESSES", "LABELS"]
-    assert line.split() == ["test", "running", "-", "192.168.122.3", "-"]
+    assert heading.split() == ["NAME", "STATE", "PHASE", "ADDRESSES", "TENANT", "LABELS"]
+    assert line.split() == ["test", "running", "-", "192.168.122.3", "-", "-"]
     (found,) = json.loads(vmctl(*own, "list", "-l", "-f", "json").stdout)
     assert (found["name"], found["phase"], found["labels"]) == ("web", "ready", {})
 
@@ -67,6 +67,7 @@ def test_the_options_stand_before_the_command_and_after_it(vmctl: Vmctl) -> None
     assert list(json.loads(after.stdout)[0]) == [
         "name", "uuid", "state", "state_reason", "addresses", "autostart", "saved", "phase",
         "labels",
+        "tenant",
     ]  # fmt: skip
 
 

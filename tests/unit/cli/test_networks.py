@@ -15,7 +15,8 @@ Vmctl = Callable[..., Result]
 _TEST = ("-c", "test:///default")
 _JSON = (*_TEST, "-f", "json")
 _KEYS = [
-    *("name", "uuid", "mode", "state", "autostart", "persistent", "made_by_vmctl", "bridge"),
+    *("name", "uuid", "mode", "state", "autostart", "persistent", "made_by_vmctl", "tenant"),
+    *("shared", "bridge"),
     *("domain", "mtu", "subnets", "dhcp", "machines"),
 ]
 
@@ -24,7 +25,16 @@ def test_networks_are_listed_and_shown(vmctl: Vmctl) -> None:
     done = vmctl(*_TEST, "network", "list")
     assert done.exit_code == 0
     head, line = done.stdout.splitlines()
-    assert head.split() == ["NAME", "MODE", "STATE", "AUTOSTART", "BRIDGE", "SUBNETS", "MACHINES"]
+    assert head.split() == [
+        "NAME",
+        "MODE",
+        "STATE",
+        "AUTOSTART",
+        "BRIDGE",
+        "SUBNETS",
+        "TENANT",
+        "MACHINES",
+    ]
     assert line.split()[:3] == ["default", "nat", "active"]
     (found,) = json.loads(vmctl(*_JSON, "network", "list").stdout)
     assert list(found) == _KEYS

@@ -208,6 +208,7 @@ def test_every_field_of_the_spec_reaches_a_golden_file() -> None:
 
 # What is told to libvirt, or looked at by vmctl, elsewhere than in these documents.
 NOT_RENDERED = {
+    "tenant",  # in the record, and in what is refused (test_tenants)
     "labels",  # in the record (test_metadata, and test_lifecycle on a guest)
     "autostart",  # a flag of libvirt's (test_lifecycle)
     "disks.image",  # in the volume's XML, as its backing file (test_volume, test_lifecycle)
