@@ -77,6 +77,7 @@ def audit(domain: Domain, facts: HostFacts) -> Audit:
         files=() if record is None else tuple(audit_facts.files_of(domain.connection, record)),
         tenant="" if record is None else str(record.spec.get("tenant") or ""),
         has_seed=record is not None and record.volume(Role.SEED) is not None,
+        filters=audit_facts.filters_of(domain),
         networks=audit_facts.networks_of(domain),
         facts=facts,
     )

@@ -47,7 +47,7 @@ def refuse_unfilterable(connection: Connection, nics: Iterable[tuple[str, NicSpe
         UnsupportedError: What the NIC is plugged into can't be filtered.
     """
     for called, nic in nics:
-        if not (nic.antispoofing or nic.security_groups):
+        if not (nic.antispoofing or nic.fence or nic.security_groups):
             continue
         if nic.network is not None:
             _refuse_network(connection, called, nic, nic.network)
@@ -170,7 +170,8 @@ def ensure_recorded(domain: Domain, spec: dict[str, Any]) -> None:
 def is_filtered(spec: dict[str, Any]) -> bool:
     """Return whether a NIC of a recorded spec has a filter."""
     return any(
-        nic.get("antispoofing") or nic.get("security_groups") for nic in spec.get("nics") or ()
+        nic.get("antispoofing") or nic.get("fence") or nic.get("security_groups")
+        for nic in spec.get("nics") or ()
     )
 
 

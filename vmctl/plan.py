@@ -38,7 +38,7 @@ from vmctl.render.wishes import resolved_for
 from vmctl.spec import FirmwareType, VMSpec
 from vmctl.spec.problems import join_path
 from vmctl.spec.profiles import profile_for
-from vmctl.tenancy import refuse_foreign_nics
+from vmctl.tenancy import fenced, refuse_foreign_nics
 
 __all__ = ["Imported", "NewVolume", "Plan", "make_plan", "plan_disk", "plan_medium"]
 
@@ -145,6 +145,7 @@ def make_plan(
     _check_networks(spec, connection)
     refuse_taken_macs(connection, wanted.nics)
     addresses = plan_addresses(connection, spec, identifier)
+    spec = spec.model_copy(update={"nics": tuple(fenced(connection, spec.tenant, spec.nics))})
     called = ((f"nics[{number}]", nic) for number, nic in enumerate(spec.nics))
     nic_filters.refuse_unfilterable(connection, called)
     pool = open_pool(connection, pool_name)

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 from vmctl.errors import ConflictError, NotFoundError, SpecError, SpecProblem
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.network_owners import NetworkOwner, owner_of
+from vmctl.render.filter_names import eui64
 
 if TYPE_CHECKING:
     # Whoever starts a machine loads no specs.
     from vmctl.spec import NicSpec
+    from vmctl.spec.fence import FenceSpec
 
-__all__ = ["refuse_foreign_image", "refuse_foreign_networks", "refuse_foreign_nics"]
+__all__ = ["fenced", "refuse_foreign_image", "refuse_foreign_networks", "refuse_foreign_nics"]
 
 _HINT = "use a network of the tenant's own, or one that is shared: `vmctl network list` shows them"
 
@@ -104,6 +106,38 @@ def refuse_foreign_networks(
                 hint="detach the NIC and attach it to a network of the tenant's own: "
                 f"`vmctl nic detach {name} MAC`",
             )
+
+
+def fenced(connection: Connection, tenant: str | None, nics: Iterable[NicSpec]) -> list[NicSpec]:
+    """Return NICs with what a tenant's guest is kept from on their networks; without one, as given.
+
+    Raises:
+        NotFoundError: There is no such network.
+    """
+    if not tenant:
+        return list(nics)
+    return [
+        nic
+        if nic.network is None
+        else nic.model_copy(update={"fence": _fence(owner_of(connection, nic.network), nic)})
+        for nic in nics
+    ]
+
+
+def _fence(owner: NetworkOwner, nic: NicSpec) -> FenceSpec:
+    from vmctl.spec.fence import FenceSpec  # noqa: PLC0415 - see above
+
+    gateways = [str(gateway.ip) for gateway in owner.gateways]
+    if owner.mac:
+        # The bridge makes itself an address on the link, at which the host answers as well.
+        gateways.append(eui64(owner.mac))
+    return FenceSpec(
+        gateways=tuple(gateways),
+        subnets=tuple(str(gateway.network) for gateway in owner.gateways),
+        neighbours=not (owner.isolates_guests or nic.isolated),
+        reach=owner.reach,
+        keep_from=owner.keep_from,
+    )
 
 
 def refuse_foreign_image(reference: str, owner: str, tenant: str) -> None:

@@ -89,6 +89,7 @@ def test_a_cell_and_an_open_house(cell: vmctl.VM, open_house: vmctl.VM) -> None:
         "page-merging",
         "disk-limits",
         "rng-limit",
+        "anti-spoofing",
         "isolated-ports",
     ):
         assert inside[check] == "holds", check
@@ -101,7 +102,9 @@ def test_a_cell_and_an_open_house(cell: vmctl.VM, open_house: vmctl.VM) -> None:
         "disk-limits",
         "nic-limits",
         "rng-limit",
+        "anti-spoofing",
         "isolated-ports",
+        "tenant",
     ):
         assert outside[check] == "fails", check
     # What only the host could do about it.

@@ -56,6 +56,7 @@ PAGES = {
     "docs/how-to/addresses.md": HOST,
     "docs/how-to/ports.md": HOST + WEB,
     "docs/how-to/security-groups.md": HOST,
+    "docs/how-to/tenants.md": HOST,
     "docs/how-to/failed-launch.md": HOST,
     "docs/how-to/no-network.md": HOST,
     "docs/how-to/images.md": HOST,

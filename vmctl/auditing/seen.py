@@ -27,6 +27,7 @@ class Seen:
         tenant: Whose it is, by vmctl's record; empty for nobody's.
         has_seed: Whether its seed is still there.
         networks: The networks that it is on.
+        filters: The packet filters that its NICs refer to, each with those that it is made of.
         facts: What its host can do.
     """
 
@@ -38,6 +39,7 @@ class Seen:
     tenant: str
     has_seed: bool
     networks: dict[str, NetworkOwner]
+    filters: dict[str, frozenset[str]]
     facts: HostFacts
 
     def has(self, path: str) -> bool:

@@ -26,7 +26,7 @@ from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.render.wishes import wished_of
 from vmctl.spec import BandwidthSpec, LinkState, NicSpec, VMSpec
-from vmctl.tenancy import refuse_foreign_nics
+from vmctl.tenancy import fenced, refuse_foreign_nics
 
 __all__ = [
     "AttachedNic",
@@ -162,11 +162,12 @@ def attach_nic(
             refuse_taken_macs(domain.connection, (nic,), uuid=domain.uuid, first=first)
             planned = plan_addresses(domain.connection, spec, domain.uuid, first=first)
         new = wished_of(spec, spec.nics[-1], facts)
-        spec = spec.model_copy(update={"nics": (*spec.nics[:-1], new)})
         refuse_nic(new, "the new NIC", facts)
         refuse_foreign_nics(
             domain.connection, domain.name, before.tenant, (new,), named=lambda _number: ""
         )
+        (new,) = fenced(domain.connection, before.tenant, [new])
+        spec = spec.model_copy(update={"nics": (*spec.nics[:-1], new)})
         nic_filters.refuse_unfilterable(domain.connection, [("the new NIC", new)])
         if new.network is not None and new.forwards:
             port_relays.refuse_unreachable(domain.connection, new.network)

@@ -11,13 +11,14 @@ import libvirt
 from lxml import etree
 
 from vmctl.errors import NotFoundError
+from vmctl.hypervisor import nwfilters
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.metadata import OwnedVolume, Record
 from vmctl.hypervisor.network_owners import NetworkOwner, owner_of
 
-__all__ = ["FileMode", "command_line", "files_of", "networks_of"]
+__all__ = ["FileMode", "command_line", "files_of", "filters_of", "networks_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,18 @@ def _mode(connection: Connection, volume: OwnedVolume) -> int | None:
             ) from error
     text = root.findtext("target/permissions/mode")
     return None if text is None else int(text, 8)
+
+
+def filters_of(domain: Domain) -> dict[str, frozenset[str]]:
+    """Return the packet filters that its NICs refer to, each with those that it is made of."""
+    root = etree.fromstring(domain.xml())
+    names = {node.get("filter", "") for node in root.iterfind("devices/interface/filterref")}
+    found = {}
+    for name in names:
+        with suppress(NotFoundError):
+            parts = nwfilters.read(domain.connection, name).iterfind("filterref")
+            found[name] = frozenset({name, *(part.get("filter", "") for part in parts)})
+    return found
 
 
 def networks_of(domain: Domain) -> dict[str, NetworkOwner]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from lxml import etree
 
@@ -28,6 +28,9 @@ class NetworkOwner:
         shared: Whether machines of any tenant may join it.
         isolates_guests: Whether its guests can't reach each other.
         gateways: The host's addresses on it, each with its subnet's prefix length.
+        reach: Private subnets that tenants' guests reach from it.
+        keep_from: Subnets that they do not reach.
+        mac: The MAC address of its bridge; empty where libvirt has none of it.
     """
 
     made_by_vmctl: bool
@@ -35,6 +38,9 @@ class NetworkOwner:
     shared: bool
     isolates_guests: bool
     gateways: tuple[Interface, ...]
+    reach: tuple[str, ...] = ()
+    keep_from: tuple[str, ...] = ()
+    mac: str = ""
 
 
 def owner_of(connection: Connection, name: str) -> NetworkOwner:
@@ -51,14 +57,22 @@ def owner_of(connection: Connection, name: str) -> NetworkOwner:
 def read_owner(root: etree._Element) -> NetworkOwner:
     """Return what a network's XML says of it."""
     spec = recorded_spec(root)
-    port = root.find("port")
+    port, mac = root.find("port"), root.find("mac")
     return NetworkOwner(
         made_by_vmctl=spec is not None,
         tenant=str((spec or {}).get("tenant") or ""),
         shared=bool((spec or {}).get("shared")),
         isolates_guests=port is not None and port.get("isolated") == "yes",
+        reach=_texts(spec, "reach"),
+        keep_from=_texts(spec, "keep_from"),
+        mac="" if mac is None else mac.get("address", ""),
         gateways=tuple(_gateway(node) for node in root.iterfind("ip") if node.get("address")),
     )
+
+
+def _texts(spec: dict[str, Any] | None, name: str) -> tuple[str, ...]:
+    value = (spec or {}).get(name) or ()
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _gateway(node: etree._Element) -> Interface:

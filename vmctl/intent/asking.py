@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from vmctl.hypervisor import saves
@@ -17,7 +18,7 @@ from vmctl.intent.planning import ChangePlan, Machine, plan_change, recorded_spe
 from vmctl.intent.rules import When
 from vmctl.progress import ProgressCallback, Reporter
 from vmctl.spec import VMSpec
-from vmctl.tenancy import refuse_foreign_nics
+from vmctl.tenancy import fenced, refuse_foreign_nics
 
 __all__ = ["Intent"]
 
@@ -66,14 +67,15 @@ class Intent:
         # One look for both, so that what somebody else changes between two is not changed back.
         machine = self._look()
         spec = wanted if isinstance(wanted, VMSpec) else _with_values(machine, wanted)
-        plan = plan_change(
+        recorded = recorded_spec(machine)
+        self._refuse_foreign(spec, recorded)
+        return plan_change(
             spec,
             machine,
             why_not_live=self._verbs.looking(machine.running),
             size_of=self._verbs.size_of,
+            fenced=partial(fenced, self._domain.connection, recorded.tenant),
         )
-        self._refuse_foreign(spec, recorded_spec(machine))
-        return plan
 
     def _refuse_foreign(self, spec: VMSpec, recorded: VMSpec) -> None:
         """Refuse networks of other tenants', before anything is shown; those it has stay."""

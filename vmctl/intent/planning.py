@@ -18,7 +18,7 @@ from vmctl.render.domain import with_macs
 from vmctl.render.facts import HostFacts
 from vmctl.render.templates import Templates
 from vmctl.render.wishes import resolved_for
-from vmctl.spec import VMSpec
+from vmctl.spec import NicSpec, VMSpec
 from vmctl.spec.sizes import Size
 
 __all__ = ["ChangePlan", "Machine", "is_any_time", "merged", "plan_change", "recorded_spec"]
@@ -101,6 +101,7 @@ def plan_change(
     *,
     why_not_live: Callable[[Difference], str | None] = lambda _difference: None,
     size_of: Callable[[str], int | None] = lambda _target: None,
+    fenced: Callable[[Sequence[NicSpec]], Sequence[NicSpec]] = lambda nics: nics,
 ) -> ChangePlan:
     """Compare a spec with a machine.
 
@@ -109,6 +110,7 @@ def plan_change(
         machine: The machine.
         why_not_live: Says why the running machine can't have a difference before its next start.
         size_of: Says how large a disk is, in bytes; None where it can't be told.
+        fenced: Gives NICs with what the machine's tenant is kept from on their networks.
 
     Raises:
         SpecError: It can't be told which of the machine's devices the spec speaks of.
@@ -117,6 +119,7 @@ def plan_change(
     """
     recorded = recorded_spec(machine)
     spec = _wanted_spec(wanted, recorded, machine)
+    spec = spec.model_copy(update={"nics": tuple(fenced(spec.nics))})
     measured = _measured(recorded, spec, size_of)
     found = _in_time(compare(spec, measured), recorded, machine, why_not_live)
     hidden = _hidden(wanted, machine)

@@ -15,6 +15,7 @@ from typing import Any
 
 from lxml import etree
 
+from vmctl.render.fence import fence_values
 from vmctl.render.filter_names import PREFIX, FilterDocument, eui64, group_filter_name
 from vmctl.render.templates import Templates
 from vmctl.spec import NicSpec, VMSpec
@@ -68,9 +69,16 @@ def nic_documents(nic: NicSpec, templates: Templates | None = None) -> tuple[Fil
     parts = []
     if nic.antispoofing:
         parts.append(named_by_content("antispoofing", {"ipv4": _has_ipv4(nic)}, templates))
+    if nic.fence is not None:
+        # A security group's own filter lets the guest answer whom the group lets in.
+        values = {"alone": not nic.security_groups, **fence_values(nic.fence)}
+        parts.append(named_by_content("fence", values, templates))
     if nic.security_groups:
         parts.append(named_by_content("stateful", {}, templates))
         groups = [group_filter_name(group) for group in sorted(nic.security_groups)]
+    else:
+        groups = []
+    if len(parts) > 1:
         names = [*(part.name for part in parts), *groups]
         parts.append(named_by_content("nic", {"parts": names}, templates))
     return tuple(parts)

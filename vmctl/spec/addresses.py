@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 __all__ = [
     "BridgeName",
+    "Cidr",
     "DeviceName",
     "InterfaceAddress",
     "IpAddress",
@@ -51,6 +52,13 @@ def _ip(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise ValueError(f"{text[:60]!r} is not an IP address") from None
+
+
+def _cidr(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a subnet such as 192.0.2.0/24") from None
 
 
 def _subnet(text: str) -> str:
@@ -107,6 +115,8 @@ Reserve = Annotated[
     BeforeValidator(_reserve, json_schema_input_type=bool | str | list[str]),
 ]
 """Whether an address is reserved, or which: one, or a list."""
+Cidr = Annotated[str, AfterValidator(_cidr)]
+"""An IPv4 or IPv6 subnet with its prefix length."""
 
 SubnetOrAuto = Annotated[str, AfterValidator(_subnet)]
 """An IP network with its prefix length, or ``auto``."""

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from vmctl.errors import SpecProblem
-from vmctl.spec.addresses import BridgeName, DeviceName, IpAddress
+from vmctl.spec.addresses import BridgeName, Cidr, DeviceName, IpAddress
 from vmctl.spec.base import SpecModel
 from vmctl.spec.document import SpecDocument
 from vmctl.spec.limits import BandwidthSpec
@@ -112,6 +112,10 @@ class NetworkSpec(SpecDocument):
     """Whose it is: only machines of this tenant may join it."""
     shared: bool = False
     """Whether machines of any tenant may join it; needs `isolate_guests`."""
+    reach: Annotated[tuple[Cidr, ...], TextOrList] = ()
+    """Private subnets beyond it that machines of tenants reach all the same."""
+    keep_from: Annotated[tuple[Cidr, ...], TextOrList] = ()
+    """Subnets that they do not reach, beside the private ones: public addresses of the host."""
     bridge: BridgeName | None = None
     """The bridge: the host's own in mode `bridge`; else what libvirt's is called."""
     device: DeviceName | None = None
@@ -188,6 +192,12 @@ class NetworkSpec(SpecDocument):
         return problems
 
     def _of_tenants(self) -> list[SpecProblem]:
+        if self.tenant is None and not self.shared:
+            return [
+                SpecProblem(name, "is for machines of tenants: write `tenant` or `shared`")
+                for name in ("reach", "keep_from")
+                if getattr(self, name)
+            ]
         if not self.shared:
             return []
         if self.tenant is not None:

@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema
 from vmctl.errors import SpecProblem
 from vmctl.spec.addresses import BridgeName, InterfaceAddress, IpAddress, MacAddress, Reserve
 from vmctl.spec.base import SpecModel
+from vmctl.spec.fence import FenceSpec
 from vmctl.spec.limits import BandwidthSpec
 from vmctl.spec.names import GroupName
 from vmctl.spec.text import ObjectName, TextOrList
@@ -103,12 +104,14 @@ class NicSpec(SpecModel):
     """Whether the cable is in, as the guest sees it: `up` or `down`."""
     bandwidth: BandwidthSpec | None = None
     """How much it may carry; not on a user-mode NIC."""
-    security_groups: Annotated[tuple[GroupName, ...], TextOrList] = ()
-    """Who may reach it and whom it may: one security group's name, or a list."""
-    antispoofing: bool | None = None
-    """Whether the guest can send by its own addresses only; the profile decides."""
+    fence: FenceSpec | None = None
+    """What it is kept from; vmctl itself writes it into the spec of a tenant's machine."""
     isolated: bool | None = None
     """Whether it reaches no other guest with an isolated NIC on its bridge; not in user mode."""
+    antispoofing: bool | None = None
+    """Whether the guest can send by its own addresses only; the profile decides."""
+    security_groups: Annotated[tuple[GroupName, ...], TextOrList] = ()
+    """Who may reach it and whom it may: one security group's name, or a list."""
 
     @property
     def wants_dhcp(self) -> bool:
@@ -155,6 +158,8 @@ class NicSpec(SpecModel):
                 problems.append(SpecProblem(kind, f"a NIC of type {self.type} has no {kind}"))
         if self.bandwidth is not None and self.type is NicType.USER:
             problems.append(SpecProblem("bandwidth", "a user-mode NIC can't be limited"))
+        if self.fence is not None and self.type is NicType.USER:
+            problems.append(SpecProblem("fence", "a user-mode NIC has no packet filter"))
         if self.isolated and self.type is NicType.USER:
             problems.append(SpecProblem("isolated", "a user-mode NIC reaches no other guest"))
         if self.forwards and self.type is NicType.BRIDGE:

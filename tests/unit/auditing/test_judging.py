@@ -37,6 +37,7 @@ def seen(devices: str = "", top: str = "", kind: str = "kvm", **more: Any) -> Se
         "tenant": "",
         "has_seed": False,
         "networks": {},
+        "filters": FILTERS,
         "facts": OWN,
     }
     return Seen(**(fields | more))
@@ -45,6 +46,13 @@ def seen(devices: str = "", top: str = "", kind: str = "kvm", **more: Any) -> Se
 def line(check: str, what: Seen) -> AuditLine:
     found = {entry.check: entry for judge in _JUDGES for entry in judge(what)}
     return found[check]
+
+
+FILTERS = {
+    "vmctl-nic-1": frozenset({"vmctl-nic-1", "vmctl-fence-1", "vmctl-antispoofing-1"}),
+    "vmctl-fence-1": frozenset({"vmctl-fence-1"}),
+    "other": frozenset({"other"}),
+}
 
 
 def owner(**more: Any) -> NetworkOwner:
@@ -100,9 +108,25 @@ HELD: list[tuple[str, Seen]] = [
     ("disk-limits", seen("<disk><target dev='vda'/><iotune/></disk><disk device='cdrom'/>")),
     ("nic-limits", seen(nic("<bandwidth/>"))),
     ("rng-limit", seen("<rng><rate bytes='1'/></rng>")),
-    ("anti-spoofing", seen(nic("<filterref filter='f'/>") + nic(kind="user"))),
+    ("anti-spoofing", seen(nic("<filterref filter='vmctl-nic-1'/>") + nic(kind="user"))),
     ("isolated-ports", seen(nic("<port isolated='yes'/>") + nic(kind="user"))),
     ("isolated-ports", seen(nic(), networks={"a": owner(isolates_guests=True)})),
+    (
+        "tenant",
+        seen(
+            nic("<filterref filter='vmctl-fence-1'/>"),
+            tenant="acme",
+            networks={"a": owner(tenant="acme")},
+        ),
+    ),
+    (
+        "tenant",
+        seen(
+            nic("<filterref filter='vmctl-nic-1'/>"),
+            tenant="acme",
+            networks={"a": owner(shared=True)},
+        ),
+    ),
     ("secure-boot", seen(top="<os><loader secure='yes'/></os>")),
     ("tpm", seen("<tpm><backend type='emulator' version='2.0'/></tpm>")),
     ("launch-security", seen(top="<launchSecurity type='sev'/>")),
@@ -172,6 +196,20 @@ FAILED: list[tuple[str, str, Seen]] = [
     ("nic-limits", "host", seen(nic("<bandwidth/>"), facts=BARE)),
     ("rng-limit", "spec", seen("<rng/>")),
     ("anti-spoofing", "spec", seen(nic())),
+    ("anti-spoofing", "spec", seen(nic("<filterref filter='vmctl-fence-1'/>"))),
+    ("tenant", "spec", seen()),
+    ("tenant", "spec", seen(nic(), tenant="acme", networks={"a": owner(tenant="acme")})),
+    ("tenant", "spec", seen(nic(), tenant="acme", networks={"a": owner(tenant="beta")})),
+    ("tenant", "spec", seen(nic(kind="user"), tenant="acme")),
+    (
+        "tenant",
+        "spec",
+        seen(
+            nic("<filterref filter='other'/>"),
+            tenant="acme",
+            networks={"a": owner(tenant="acme")},
+        ),
+    ),
     ("isolated-ports", "spec", seen(nic())),
     ("secure-boot", "spec", seen(top="<os><loader secure='no'/></os>")),
     ("secure-boot", "host", seen(facts=BARE)),
