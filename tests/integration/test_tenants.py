@@ -23,7 +23,7 @@ from lxml import etree
 
 import vmctl
 from vmctl.errors import ConflictError, NotFoundError, SpecError
-from vmctl.hypervisor import image_names, private
+from vmctl.hypervisor import image_names, nwfilters, private
 from vmctl.hypervisor.pools import open_pool
 from vmctl.render.filter_names import eui64
 
@@ -147,6 +147,7 @@ def ground(
     host: vmctl.Host, micro_image: str, private_host: private.PrivateHost
 ) -> Iterator[Ground]:
     namespace = str(private_host.network_namespace)
+    before = nwfilters.list_names(host._connection)
     with ExitStack() as stack:
         for name, number, more in (
             ("alpha", 1, {"tenant": "alpha", "keep_from": _PUBLIC}),
@@ -169,6 +170,7 @@ def ground(
         stack.enter_context(_outside(namespace))
         stack.enter_context(_serving(namespace, str(_SERVICE), f"{_PUBLISHED}={addresses['beta']}"))
         yield Ground(vms[0], vms[1], vms[2], addresses)
+    assert nwfilters.list_names(host._connection) == before
 
 
 def _addresses(
