@@ -30,7 +30,7 @@ def _launched(host: vmctl.Host, image: str, profile: str, **more: object) -> vmc
         "memory": "192MiB",
         "nics": [{"network": "default"}],
     }
-    return host.launch(vmctl.VMSpec.model_validate(fields | more))
+    return host.launch(vmctl.VMSpec.model_validate(fields | more), wait=False)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def cell(host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
 
 
 @pytest.fixture(scope="module")
-def open_house(host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
+def open_house(cell: vmctl.VM, host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
     vm = _launched(
         host,
         micro_image,
@@ -49,6 +49,9 @@ def open_house(host: vmctl.Host, micro_image: str) -> Iterator[vmctl.VM]:
         inputs=[{"type": "tablet", "bus": "usb"}],
         graphics=[{"type": "vnc", "listen": "0.0.0.0"}],  # noqa: S104
     )
+    # Both boot at once.
+    for booting in (cell, vm):
+        booting.wait()
     yield vm
     vm.delete()
 
