@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import struct
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 import pytest
 
 import vmctl
+from vmctl.hypervisor import private
 from vmctl.render.filter_names import eui64
 
 from . import frames
@@ -214,6 +217,53 @@ def test_spoofing(host: vmctl.Host, ground: Ground) -> None:
     assert strike(ground) == set()
     assert (rogue_prefixes(ground), gate_of(ground)) == (0, ground.host.mac)
     reaches_each_other(ground)
+
+
+def claims(ground: Ground, who: Station) -> bytes:
+    """Return what says to the host, from one's own address, that the victim's is one's own too."""
+    said = b"\x20\0\0\0" + ipaddress.IPv6Address(ground.good.ipv6).packed
+    said += b"\x02\x01" + frames.mac_bytes(who.mac)
+    payload = frames.icmpv6(who.ipv6, ground.host.ipv6, 136, said)
+    return frames.ethernet(who.mac, ground.host.mac, 0x86DD, payload)
+
+
+def test_what_is_for_a_neighbour_is_not_overheard(
+    ground: Ground, private_host: private.PrivateHost
+) -> None:
+    """libvirt can't see what a neighbour's message is about: but who lies gets nothing by it."""
+    mac = ground.evil.mac
+    enter = ["nsenter", f"--net={private_host.network_namespace}"]
+    code = (
+        "import socket, sys; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); "
+        "s.sendto(bytes.fromhex(sys.argv[2]), (sys.argv[1], 9))"
+    )
+
+    def host_says(to: str, mark: bytes) -> None:
+        command = [*enter, sys.executable, "-c", code, to, mark.hex()]
+        subprocess.run(command, check=True)
+
+    def host_knows_the_victim() -> None:
+        found = f"sudo -n ping -6 -c1 -w10 {ground.host.ipv6}"
+        ground.victim.run(found, check=True, timeout=60)
+
+    def overhears() -> bool:
+        mark, last = frames.token(), frames.token()
+        host_knows_the_victim()
+        listener = Listener(ground.attacker, _DEVICE, [mark, last])
+        frames.send(ground.attacker, _DEVICE, [claims(ground, ground.evil)])
+        host_says(ground.good.ipv6, mark)
+        host_says(ground.evil.ipv6, last)
+        heard = listener.heard()
+        assert last in heard
+        # The owner says whose it is, and the host believes it again.
+        frames.send(ground.victim, _DEVICE, [claims(ground, ground.good)])
+        host_knows_the_victim()
+        return mark in heard
+
+    ground.attacker.nics.set_filters(mac, security_groups=[], antispoofing=False)
+    assert overhears()
+    ground.attacker.nics.set_filters(mac, antispoofing=True)
+    assert not overhears()
 
 
 # -- security groups ------------------------------------------------------------------------------
