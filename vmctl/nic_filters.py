@@ -9,6 +9,7 @@ from lxml import etree
 
 from vmctl.errors import NotFoundError, UnsupportedError
 from vmctl.hypervisor import hotplug, kept_addresses, nwfilters
+from vmctl.hypervisor.bridge_filtering import HINT, bridges_of_uri_are_seen
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.reserved_addresses import ReservedAddress
@@ -51,6 +52,12 @@ def refuse_unfilterable(connection: Connection, nics: Iterable[tuple[str, NicSpe
             continue
         if nic.network is not None:
             _refuse_network(connection, called, nic, nic.network)
+        if nic.security_groups and bridges_of_uri_are_seen(connection.uri) is False:
+            raise UnsupportedError(
+                f"{called} is in a security group, and the host's kernel doesn't show iptables "
+                "what passes its bridges: nobody would be kept out",
+                hint=HINT,
+            )
         names = {group_filter_name(group): group for group in nic.security_groups}
         for name in sorted(nwfilters.missing(connection, names)):
             raise NotFoundError(

@@ -22,7 +22,6 @@ _OLDEST_QEMU = (6, 2, 0)
 _LITTLE_SPACE = 5 << 30
 _SYSTEM_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 _DAEMONS = ("libvirtd", "virtqemud")
-_BRIDGE_SETTINGS = Path("/proc/sys/net/bridge")
 # A driver of libvirt's for trying things: it has no QEMU, and so nothing below it.
 _QEMU_SCHEMES = ("qemu", "kvm")
 
@@ -255,7 +254,11 @@ def _network(connection: Connection) -> Check:
 
 def _filters(connection: Connection, address: HostAddress) -> Check:
     """Look for what keeps guests to their own addresses, and for what security groups need."""
-    from vmctl.hypervisor.nwfilters import has_filters  # noqa: PLC0415 - it needs libvirt
+    from vmctl.hypervisor.bridge_filtering import (  # noqa: PLC0415 - it needs libvirt
+        HINT,
+        bridges_are_seen,
+    )
+    from vmctl.hypervisor.nwfilters import has_filters  # noqa: PLC0415 - as above
     from vmctl.hypervisor.private.programs import find  # noqa: PLC0415 - as above
 
     problem, hint = "", ""
@@ -265,26 +268,12 @@ def _filters(connection: Connection, address: HostAddress) -> Check:
     elif address.is_local and not find("ebtables"):
         problem = "there is no ebtables: machines with `antispoofing` can't be started"
         hint = "apt install iptables (or ebtables), on the host"
-    elif address.is_local and not _bridges_are_seen(address):
-        problem = (
-            "the kernel doesn't show bridged packets to iptables: `security_groups` don't hold"
-        )
-        hint = (
-            "modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1 "
-            "net.bridge.bridge-nf-call-ip6tables=1"
-        )
+    elif bridges_are_seen(address) is False:
+        problem = "the kernel doesn't show bridged packets to iptables: no `security_groups`"
+        hint = HINT
     if problem:
         return Check(name="filters", status="warn", detail=problem, hint=hint)
     return ok("filters", "guests can be kept to their own addresses, and apart by security groups")
-
-
-def _bridges_are_seen(address: HostAddress) -> bool:
-    names = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
-    files = [_BRIDGE_SETTINGS / name for name in names]
-    if address.network_namespace is not None:
-        # Each namespace has its own, which begin as 1.
-        return all(file.exists() for file in files)
-    return all(file.exists() and file.read_text(encoding="ascii").strip() == "1" for file in files)
 
 
 def _images(connection: Connection) -> Check:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vmctl.render.devices import Controller, DriveView, disk_view, drive_address
-from vmctl.render.nwfilter import nic_filter
+from vmctl.render.nwfilter import nic_filter, refuse_left_out
 from vmctl.render.sources import DiskSource
 from vmctl.render.templates import Templates
 from vmctl.spec import DiskBus, DiskSpec, NicSpec
@@ -91,7 +91,9 @@ def render_nic(
     """
     said = nic_filter(nic, known, templates)
     filters = {} if said is None else {nic.mac: said}
-    return _render("nic", {"nic": nic, "nic_filters": filters}, templates)
+    xml = _render("nic", {"nic": nic, "nic_filters": filters}, templates)
+    refuse_left_out(xml, filters.values())
+    return xml
 
 
 def render_scsi_controller(*, templates: Templates | None = None) -> str:

@@ -14,7 +14,7 @@ from vmctl.render.choices import choose_cpu, choose_firmware, domain_type, refus
 from vmctl.render.devices import console_view, controllers, drive_views, serial_views
 from vmctl.render.facts import FirmwareImage, HostFacts
 from vmctl.render.identity import mac_address, with_macs
-from vmctl.render.nwfilter import nic_filters
+from vmctl.render.nwfilter import nic_filters, refuse_left_out
 from vmctl.render.placement import Placement
 from vmctl.render.shares import share_views
 from vmctl.render.templates import Templates
@@ -67,7 +67,9 @@ def render_domain(
     refuse_unsupported(resolved, facts)
     values = _values(resolved, facts, placement, profile, platform)
     values["nic_filters"] = nic_filters(resolved, placement.addresses, templates)
-    return (templates or Templates.default()).xml("domain.xml.j2", values)
+    xml = (templates or Templates.default()).xml("domain.xml.j2", values)
+    refuse_left_out(xml, values["nic_filters"].values())
+    return xml
 
 
 def _policy(spec: VMSpec) -> tuple[Profile, Platform]:

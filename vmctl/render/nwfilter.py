@@ -15,6 +15,7 @@ from typing import Any
 
 from lxml import etree
 
+from vmctl.errors import UsageError
 from vmctl.render.fence import fence_values
 from vmctl.render.filter_names import PREFIX, FilterDocument, eui64, group_filter_name
 from vmctl.render.templates import Templates
@@ -27,6 +28,7 @@ __all__ = [
     "nic_documents",
     "nic_filter",
     "nic_filters",
+    "refuse_left_out",
     "write_filter",
 ]
 
@@ -139,3 +141,16 @@ def write_filter(nic: etree._Element, said: NicFilter | None) -> None:
         new = etree.SubElement(nic, "filterref", filter=said.name)
         for name, value in said.parameters:
             etree.SubElement(new, "parameter", name=name, value=value)
+
+
+def refuse_left_out(xml: str, filters: Iterable[NicFilter]) -> None:
+    """Refuse a document in which a NIC has not the filter that it must have.
+
+    Raises:
+        UsageError: Somebody's own template for NICs is older than filters are.
+    """
+    if any(f"<filterref filter='{said.name}'" not in xml for said in filters):
+        raise UsageError(
+            "the template devices/nic.xml.j2 leaves a NIC's packet filter out",
+            hint="bring your own template into line with vmctl's, or take it away",
+        )

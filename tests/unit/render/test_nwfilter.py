@@ -12,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from vmctl.errors import SpecError
+from vmctl.errors import SpecError, UsageError
+from vmctl.hypervisor import bridge_filtering
+from vmctl.render.attached import render_nic
 from vmctl.render.clone import CloneIdentity, clone_definition
 from vmctl.render.filter_names import eui64
 from vmctl.render.nwfilter import NicFilter, nic_documents, nic_filter
 from vmctl.render.security_group import recorded_group, render_group
+from vmctl.render.templates import Templates
 from vmctl.spec import NicSpec, SecurityGroupSpec, VMSpec
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "filters"
@@ -136,6 +139,31 @@ def test_a_clones_filter_has_its_own_addresses() -> None:
     xml, _notes = clone_definition(definition, identity)
     found = etree.fromstring(xml).findall("devices/interface/filterref/parameter")
     assert [(node.get("name"), node.get("value")) for node in found] == list(said.parameters)
+
+
+def test_a_template_that_leaves_the_filter_out_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "domain_templates" / "devices"
+    folder.mkdir(parents=True)
+    (folder / "nic.xml.j2").write_text("<interface type='network'/>\n")
+    chain = Templates(tmp_path)
+    assert "interface" in render_nic(nic(antispoofing=False), templates=chain)
+    with pytest.raises(UsageError, match="leaves a NIC's packet filter out"):
+        render_nic(nic(), templates=chain)
+
+
+def test_a_kernel_that_hides_bridges_from_iptables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_filtering, "_SETTINGS", tmp_path)
+    seen = bridge_filtering.bridges_of_uri_are_seen
+    assert seen("qemu:///system") is False
+    for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
+        (tmp_path / name).write_text("1\n")
+    assert seen("qemu:///system") is True
+    (tmp_path / "bridge-nf-call-ip6tables").write_text("0\n")
+    assert seen("qemu:///system") is False
+    assert seen("qemu+unix:///system?socket=/run/x") is True
+    assert seen("qemu+ssh://node1/system") is None
 
 
 # -- security groups ------------------------------------------------------------------------------
