@@ -152,7 +152,11 @@ def ground(
         for name, number, more in (
             ("alpha", 1, {"tenant": "alpha", "keep_from": _PUBLIC}),
             ("beta", 2, {"tenant": "beta"}),
-            ("shared", 3, {"shared": True, "isolate_guests": True, "keep_from": _PUBLIC}),
+            (
+                "shared",
+                3,
+                {"mode": "nat", "shared": True, "isolate_guests": True, "keep_from": _PUBLIC},
+            ),
         ):
             _network(host, name, number, **more)
             stack.callback(host.networks.delete, name)
@@ -292,6 +296,32 @@ def test_what_a_guest_is_for_goes_on(ground: Ground, host: vmctl.Host) -> None:
     assert passed == dict.fromkeys(passed, True)
     # The host calls the guest, which answers: that is how vmctl speaks to it.
     assert ground.alpha.run("echo here", check=True).stdout == "here\n"
+
+
+def test_a_security_group_opens_no_gate(ground: Ground, host: vmctl.Host) -> None:
+    """All that it lets out, and lets in the answers to, passes the fence first."""
+    group = f"g{uuid.uuid4().hex[:8]}"
+    host.security_groups.create(vmctl.SecurityGroupSpec.model_validate({"name": group}))
+    mac = ground.alpha.nics.list()[1].mac
+    commands = {
+        name: command
+        for name, command in tries(ground).items()
+        if name in {"shared gateway", "beta's guest, by the shared network's host"}
+    }
+    assert len(commands) == 2
+    name = f"nslookup {ground.friend.name}.shared.example 10.77.3.1"
+    where = ground.addresses["friend-shared"]
+    legitimate = {"names": f"{name} | grep -q {where} && echo answers"}
+    try:
+        ground.alpha.nics.set_filters(mac, security_groups=[group])
+        assert results(ground.alpha, commands | legitimate) == (
+            dict.fromkeys(commands, False) | {"names": True}
+        )
+        assert ground.alpha.audit().line("tenant").verdict == "holds"
+    finally:
+        ground.alpha.nics.set_filters(mac, security_groups=[], antispoofing=False)
+        host.security_groups.delete(group)
+    assert results(ground.alpha, commands) == dict.fromkeys(commands, False)
 
 
 def _question(name: str, server: str, address: str) -> str:
