@@ -245,7 +245,7 @@ def _free_addresses(domain: Domain) -> None:
     if record is None or not gone:
         return
     for entry in gone:
-        reservations.remove(domain.connection, entry)
+        reservations.release(domain, entry)
     domain.update_record(addresses=tuple(kept for kept in record.addresses if kept not in gone))
 
 

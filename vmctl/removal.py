@@ -141,8 +141,7 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
         what = "the copying of its source's disks"
         steps.append((what, partial(_let_go_of_source, domain, record)))
     steps += [
-        (str(entry), partial(reservations.remove, domain.connection, entry))
-        for entry in record.addresses
+        (str(entry), partial(reservations.release, domain, entry)) for entry in record.addresses
     ]
     steps += [
         (

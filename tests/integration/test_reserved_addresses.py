@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from vmctl.errors import SpecError, UsageError
 from vmctl.hypervisor import private
 from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.events import Signal
+from vmctl.hypervisor.reservations import Served, served_by
+from vmctl.networking import reserving, taken
 
 from .conftest import SpecMaker, pool_volumes
 
@@ -76,6 +79,12 @@ def nothing_kept(host: vmctl.Host, lab: str) -> Iterator[None]:
     """Check that a test leaves no address taken."""
     yield
     assert kept_by(host, lab) == []
+
+
+def nothing_kept_by(network: str, host: vmctl.Host) -> Served:
+    """Return what a network does for its guests, as if it kept nothing for any."""
+    served = served_by(host._connection, network)
+    return replace(served, subnets=tuple(replace(entry, kept=()) for entry in served.subnets))
 
 
 def reserved(vm: vmctl.VM) -> list[str]:
@@ -353,6 +362,17 @@ def test_what_fails_later_frees_it(
     (found,) = host.gc()
     assert (found.name, found.phase, found.addresses) == (vm.name, "changing", ("10.40.0.85",))
     vm.delete()
+
+    # One that has yet to learn that another has the address does not free it.
+    first = host.create(spec)
+    with monkeypatch.context() as patch:
+        patch.setattr(taken.Neighbours, "why_taken", lambda *_args, **_options: None)
+        patch.setattr(taken, "served_by", lambda connection, name: nothing_kept_by(lab, host))
+        patch.setattr(reserving, "reserve", fail)
+        with pytest.raises(vmctl.HypervisorError, match="no"):
+            host.create(spec.replace(name=f"{spec.name}-2"))
+    assert kept_by(host, lab) == [("10.40.0.85", spec.name)]
+    first.delete()
 
 
 def test_two_clients_that_want_the_same_address(

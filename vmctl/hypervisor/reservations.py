@@ -20,12 +20,15 @@ from lxml import etree
 
 from vmctl.errors import ConflictError, NotFoundError, UsageError
 from vmctl.hypervisor.connection import Connection
+from vmctl.hypervisor.domains import Domain
 from vmctl.hypervisor.errors import calling, is_code
+from vmctl.hypervisor.metadata import Phase
+from vmctl.hypervisor.names import list_domains
 from vmctl.hypervisor.networks import find
 from vmctl.hypervisor.reserved_addresses import ReservedAddress
 from vmctl.render.network_record import recorded_spec
 
-__all__ = ["Kept", "Served", "Subnet", "add", "read_kept", "remove", "served_by"]
+__all__ = ["Kept", "Served", "Subnet", "add", "read_kept", "release", "remove", "served_by"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -261,6 +264,24 @@ def remove(connection: Connection, kept: ReservedAddress) -> None:
             if _has_dns_entry(kept):
                 _drop(raw, _DNS, _dns_entry(kept), flags, lambda root: _dns_place(root, kept))
             _drop(raw, _HOST, _entry(kept), flags, lambda root: _place_of(root, kept))
+
+
+def release(domain: Domain, kept: ReservedAddress) -> None:
+    """Let a network not keep an address for a machine any more, unless it is another machine's.
+
+    The MAC address of a NIC follows from an address that it is to have (`with_macs`). So two that
+    want the same have the same entry in their records, until the one that was too late knows it.
+    """
+    for other in list_domains(domain.connection):
+        if other.domain.uuid == domain.uuid or other.record is None:
+            continue
+        # Of two that go at one time, both free it.
+        if other.record.phase is not Phase.DELETING and any(
+            (entry.network, entry.address) == (kept.network, kept.address)
+            for entry in other.record.addresses
+        ):
+            return
+    remove(domain.connection, kept)
 
 
 def _drop(
