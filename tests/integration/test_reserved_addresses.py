@@ -369,8 +369,9 @@ def test_what_fails_later_frees_it(
         patch.setattr(taken.Neighbours, "why_taken", lambda *_args, **_options: None)
         patch.setattr(taken, "served_by", lambda connection, name: nothing_kept_by(lab, host))
         patch.setattr(reserving, "reserve", fail)
+        named = spec.replace(name=f"{spec.name}-2", cloud_init={"hostname": spec.name})
         with pytest.raises(vmctl.HypervisorError, match="no"):
-            host.create(spec.replace(name=f"{spec.name}-2"))
+            host.create(named)
     assert kept_by(host, lab) == [("10.40.0.85", spec.name)]
     first.delete()
 

@@ -323,8 +323,8 @@ def _place_of(root: etree._Element, kept: ReservedAddress) -> int | None:
     """Return the index of the subnet in which a network keeps it; None if it does not."""
     for subnet in _subnets(root):
         for entry in subnet.kept:
-            own = entry.mac == kept.mac if kept.version == 4 else entry.name == kept.name
-            if own and entry.address == kept.address:
+            mac = kept.mac if kept.version == 4 else ""
+            if (entry.mac, entry.name, entry.address) == (mac, kept.name, kept.address):
                 return subnet.index
     return None
 

@@ -84,6 +84,7 @@ def test_an_entry_comes_and_goes_with_its_name(connection: Connection) -> None:
         {"mac": "52:54:00:00:00:02", "name": "db"},
         {"address": "192.0.2.8", "name": "db"},
         {"mac": "52:54:00:00:00:02", "address": "192.0.2.8"},
+        {"name": "db"},
     ],
 )
 def test_what_another_guest_has_is_not_taken_and_not_removed(
