@@ -224,7 +224,7 @@ class Networks:
             HypervisorError: libvirt refuses something; the network is as it was.
         """
         now, wanted = self._compare(spec)
-        if plan is not None and (plan.exists, _paths(plan)) != (now.exists, _paths(now)):
+        if plan is not None and _shown(plan) != _shown(now):
             raise ConflictError(
                 f"the network '{spec.name}' was changed meanwhile, so that other things differ "
                 "than were shown",
@@ -376,6 +376,11 @@ class Networks:
                 hint="delete these machines first, or detach their NICs: `vmctl nic detach`",
             )
         network_making.forget(self._connection, name)
+
+
+def _shown(plan: NetworkPlan) -> tuple[bool, list[tuple[str, str, NetworkWhen]]]:
+    """Return what was accepted; what comes is the spec's, where ``auto`` may be anything."""
+    return plan.exists, [(entry.path, entry.before, entry.when) for entry in plan.differences]
 
 
 def _paths(plan: NetworkPlan) -> set[str]:
