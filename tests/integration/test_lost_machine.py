@@ -1,4 +1,4 @@
-"""A libvirtd that is killed in the moment in which a merging ends, and loses the machine's QEMU."""
+"""A libvirtd that is killed just as a merging begins, or ends, and can't read what it wrote."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lxml import etree
@@ -17,6 +18,7 @@ from vmctl.hypervisor.domains import Domain
 
 from .conftest import libvirtd_pid
 from .striking import Arena, Tiny, qemu_of
+from .test_snapshot_faults import run_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -87,4 +89,43 @@ def test_a_machine_that_libvirt_loses(
     vm.snapshots.merge()
     assert [len(disk.chain) for disk in vm.info().disks] == [1, 1]
     assert tiny.read() == {2}
+    tiny.boots()
+
+
+def test_a_merging_that_must_not_be_aborted(
+    private_host: private.PrivateHost, host: vmctl.Host, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = tiny.vm
+    vm.start()
+    run = run_of(vm)
+    tiny.write(1)
+    vm.snapshots.create("old", memory=False)
+    tiny.write(2)
+    commit = blockjobs.commit
+
+    def and_die(domain: Domain, target: str, **how: Any) -> None:
+        commit(domain, target, **how)
+        blockjobs.follow(domain, target, seconds=60, tell=lambda _done: None)
+        # As it is as long as libvirtd has not written down that the job runs.
+        status = private_host.state_dir / f"run/libvirt/qemu/{domain.name}.xml"
+        root = etree.parse(status)
+        for mirror in root.findall("domain/devices/disk/mirror"):
+            mirror.getparent().remove(mirror)  # type: ignore[union-attr]
+        root.write(status)
+        os.kill(libvirtd_pid(private_host), signal.SIGKILL)
+        raise vmctl.HostUnavailableError("libvirtd was killed", hint="this test did it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blockjobs, "commit", and_die)
+        with pytest.raises(vmctl.HostUnavailableError, match="libvirtd was killed"):
+            vm.snapshots.delete("old")
+    # libvirtd would not have survived that.
+    ends = (private_host.state_dir / "supervisor.log").read_text(encoding="utf-8")
+    assert f"libvirtd ended with -{signal.SIGSEGV.value}" not in ends
+    assert (vm.state, run_of(vm)) == ("running", run)
+    tiny.arena.at_rest()
+    assert sorted(len(disk.chain) for disk in vm.info().disks) == [1, 2]
+    assert vm.snapshots.merge() == 1
+    assert tiny.read() == {2}
+    tiny.agrees()
     tiny.boots()

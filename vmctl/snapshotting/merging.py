@@ -90,8 +90,7 @@ def settle(domain: Domain) -> None:
         return
     if domain.is_active():
         for disk in blockjobs.live_disks(domain):
-            if blockjobs.facts_of(domain, disk.target) is not None:
-                blockjobs.abort(domain, disk.target)
+            _end_job(domain, disk.target)
         record = _let_go_on(domain) or record
     elif record.work is not None:
         refuse_lost(domain)
@@ -258,6 +257,17 @@ def _merge_one(domain: Domain, found: Merge, phase: ReportedPhase) -> None:
         raise _why_not(domain, found)
     if (now := domain.record()) is not None:
         _take_over(domain, now)
+
+
+def _end_job(domain: Domain, target: str) -> None:
+    """Take back a merging that somebody left, or go on to its end where that is the only way."""
+    job = blockjobs.facts_of(domain, target)
+    if job is None:
+        return
+    if not job.only_forward:
+        blockjobs.abort(domain, target)
+    elif blockjobs.follow(domain, target, seconds=_CLAIM_SECONDS, tell=lambda _done: None):
+        _pivot(domain, target)
 
 
 def _pivot(domain: Domain, target: str) -> None:
