@@ -167,6 +167,7 @@ _WISHES = Wishes(
 )
 _ISOLATED: dict[str, Any] = {
     "nic_isolated": True,
+    "nic_antispoofing": True,
     "video": _NO_VIDEO,
     "rng": RngSpec(rate_bytes=65536, rate_period=1000),
     "balloon": None,

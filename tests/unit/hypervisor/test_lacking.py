@@ -20,13 +20,17 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_kernel_says_what_it_was_built_without(kernel: Path) -> None:
-    kernel.write_bytes(gzip.compress(b"CONFIG_NET_SCH_HTB=y\n# CONFIG_NET_SCH_SFQ is not set\n"))
+    kernel.write_bytes(
+        gzip.compress(b"CONFIG_NET_SCH_HTB=y\n# CONFIG_NET_SCH_SFQ is not set\n", mtime=0)
+    )
     assert lacking.known_to_lack(HERE, privileged=True) == {"shaping"}
     # Of another machine, this one's kernel says nothing.
     assert lacking.known_to_lack("qemu+ssh://node/system", privileged=True) == set()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no gzip", gzip.compress(b"CONFIG_A=m\n")])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"no gzip", gzip.compress(b"CONFIG_A=m\n", mtime=0)]
+)
 def test_what_is_not_said_is_not_lacking(kernel: Path, content: bytes | None) -> None:
     if content is not None:
         kernel.write_bytes(content)
