@@ -89,6 +89,9 @@ def _tenant(seen: Seen, nics: list[etree._Element]) -> AuditLine:
     if free or user:
         found = f"nothing keeps {', '.join(free) or 'its user-mode NIC'} from the host"
         return fails("tenant", found, spec="its NICs attached anew by `vmctl nic`")
+    if "bridge-filters" in seen.facts.lacking:
+        needs = "net.bridge.bridge-nf-call-iptables and -ip6tables to be 1"
+        return fails("tenant", "its filters see nothing of what bridges carry", host=needs)
     return holds("tenant", f"{seen.tenant}: kept from its host and from other tenants")
 
 

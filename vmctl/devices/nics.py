@@ -168,6 +168,7 @@ def attach_nic(
         )
         (new,) = fenced(domain.connection, before.tenant, [new])
         spec = spec.model_copy(update={"nics": (*spec.nics[:-1], new)})
+        refuse_nic(new, "the new NIC", facts)
         nic_filters.refuse_unfilterable(domain.connection, [("the new NIC", new)])
         if new.network is not None and new.forwards:
             port_relays.refuse_unreachable(domain.connection, new.network)

@@ -130,6 +130,13 @@ def refuse_nic(nic: NicSpec, called: str, facts: HostFacts) -> None:
             f"{called} joins a {nic.type}, and a session's libvirt has none",
             hint="write user: true for it, or connect to qemu:///system",
         )
+    if nic.fence is not None and "bridge-filters" in facts.lacking:
+        raise UnsupportedError(
+            f"{called} is a tenant's, and the host's kernel doesn't show its firewall what bridges "
+            "carry: nothing would keep its guest from the host",
+            hint="sysctl -w net.bridge.bridge-nf-call-iptables=1 "
+            "net.bridge.bridge-nf-call-ip6tables=1, on the host",
+        )
     if nic.bandwidth is not None and "shaping" in facts.lacking:
         raise UnsupportedError(
             f"{called} has a bandwidth, and the host's kernel lacks what shapes traffic",

@@ -41,7 +41,7 @@ class HostFacts:
         features: Names of further abilities (``spice``, ``virtio-mem``, ``virtiofs``, ``9p``,
             ``internal-snapshot-nvram``, ``sev``, ``sev-snp``, ``tdx``).
         lacking: What is known to be missing on it otherwise: ``shaping`` of what NICs carry,
-            ``cpu-limits``.
+            ``cpu-limits``, ``bridge-filters``.
         security_models: What labels QEMU's processes: ``selinux``, ``apparmor``, ``dac``.
         memory: The host's memory in bytes.
         cpus: The host's number of processors.

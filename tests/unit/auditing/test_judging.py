@@ -22,7 +22,9 @@ OWN = HostFacts(
     security_models=("apparmor", "dac"),
     features=frozenset({"sev"}),
 )
-BARE = HostFacts(lacking=frozenset({"shaping", "cpu-limits"}), security_models=("none",))
+BARE = HostFacts(
+    lacking=frozenset({"shaping", "cpu-limits", "bridge-filters"}), security_models=("none",)
+)
 QEMU = ProcessFacts(pid=7, user=64055, seccomp=2, no_new_privileges=True, capabilities=0)
 
 
@@ -201,6 +203,16 @@ FAILED: list[tuple[str, str, Seen]] = [
     ("tenant", "spec", seen(nic(), tenant="acme", networks={"a": owner(tenant="acme")})),
     ("tenant", "spec", seen(nic(), tenant="acme", networks={"a": owner(tenant="beta")})),
     ("tenant", "spec", seen(nic(kind="user"), tenant="acme")),
+    (
+        "tenant",
+        "host",
+        seen(
+            nic("<filterref filter='vmctl-fence-1'/>"),
+            tenant="acme",
+            networks={"a": owner(tenant="acme")},
+            facts=BARE,
+        ),
+    ),
     (
         "tenant",
         "spec",

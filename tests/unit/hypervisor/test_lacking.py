@@ -16,6 +16,7 @@ HERE = "qemu:///system"
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "config.gz"
     monkeypatch.setattr(lacking, "_KERNEL", path)
+    monkeypatch.setattr(lacking, "_BRIDGES", tmp_path / "none")
     return path
 
 
@@ -35,6 +36,23 @@ def test_what_is_not_said_is_not_lacking(kernel: Path, content: bytes | None) ->
     if content is not None:
         kernel.write_bytes(content)
     assert lacking.known_to_lack(HERE, privileged=True) == set()
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize(
+    ("values", "lacks"),
+    [("", set()), ("11", set()), ("10", {"bridge-filters"}), ("01", {"bridge-filters"})],
+)
+def test_whether_the_firewall_sees_bridges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: str, lacks: set[str]
+) -> None:
+    monkeypatch.setattr(lacking, "_BRIDGES", tmp_path)
+    for name, value in zip(lacking._SHOWN, values, strict=False):
+        (tmp_path / name).write_text(f"{value}\n")
+    assert lacking.known_to_lack(HERE, privileged=True) == lacks
+    # Those of a private host are its own.
+    private = "qemu+unix:///system?socket=/s"
+    assert "bridge-filters" not in lacking.known_to_lack(private, privileged=True)
 
 
 @pytest.mark.usefixtures("kernel")

@@ -105,6 +105,9 @@ def test_what_is_written_and_lacking_is_refused() -> None:
         xml(spec(cpu={"limit": 50}), POOR)
     with pytest.raises(UnsupportedError, match=r"nics\[0\] has a bandwidth"):
         xml(spec(nics=[{"network": "default", "bandwidth": {"inbound": 5}}]), POOR)
+    blind = HostFacts(lacking=frozenset({"bridge-filters"}))
+    with pytest.raises(UnsupportedError, match="nothing would keep its guest from the host"):
+        xml(spec(nics=[{"network": "default", "fence": {}}]), blind)
 
 
 def test_a_screen_is_on_loopback() -> None:
