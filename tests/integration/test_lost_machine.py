@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,12 +22,16 @@ from .test_snapshot_faults import run_of
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tiny(
-    private_host: private.PrivateHost, host: vmctl.Host, tmp_path: Path, nothing_left: None
+    private_host: private.PrivateHost,
+    host: vmctl.Host,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Tiny]:
-    made = Tiny.make(Arena(private_host, host), tmp_path, name="tiny-lost", bios=False)
+    folder = tmp_path_factory.mktemp("tiny")
+    made = Tiny.make(Arena(private_host, host), folder, name="tiny-lost", bios=False)
     yield made
+    made.arena.at_rest()
     made.vm.delete()
 
 
