@@ -6,7 +6,6 @@ import secrets
 import uuid as uuid_module
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from ipaddress import ip_address
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -22,9 +21,7 @@ from vmctl.hypervisor import networks as backend
 from vmctl.hypervisor.claims import claimed
 from vmctl.hypervisor.connection import Connection, outlasting
 from vmctl.hypervisor.host_devices import refuse_missing_devices
-from vmctl.hypervisor.names import list_domains
 from vmctl.hypervisor.network_changing import definitions
-from vmctl.hypervisor.reservations import served_by
 from vmctl.networking.applying import apply_plan, refuse_anew, refuse_restart
 from vmctl.networking.comparing import (
     NetworkPlan,
@@ -33,6 +30,7 @@ from vmctl.networking.comparing import (
     recorded,
     with_known_subnets,
 )
+from vmctl.networking.kept import NetworkReservation, kept_for_machines, reservations_of
 from vmctl.progress import being_undone
 from vmctl.render.network import render_network
 from vmctl.spec.free_subnets import free_ipv4, overlapping, unique_local
@@ -67,23 +65,6 @@ class NetworkApplied:
     network: NetworkInfo
     made: tuple[str, ...]
     waiting: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkReservation:
-    """An address that a network keeps for a guest, whoever told it so.
-
-    Attributes:
-        address: Which.
-        mac: For which NIC; empty for IPv6, where guests are known by their names.
-        name: The guest's name; empty for none.
-        machine: The machine that has it; empty for one of the network's own spec, or of others.
-    """
-
-    address: str
-    mac: str
-    name: str
-    machine: str
 
 
 class Networks:
@@ -194,7 +175,8 @@ class Networks:
             others = network_facts.subnets_of(self._connection)
             chosen = next(_candidates(wanted.ipv4, wanted.ipv6, others))
             wanted = wanted.with_subnets(*chosen)
-        return plan_network(wanted, found, machines=info.machines), wanted
+        kept = [entry for _name, entry in kept_for_machines(self._connection, spec.name)]
+        return plan_network(wanted, found, machines=info.machines, kept=kept), wanted
 
     def apply(
         self,
@@ -303,24 +285,7 @@ class Networks:
         Raises:
             NotFoundError: There is none of that name.
         """
-        served = served_by(self._connection, name)
-        owners = {
-            entry.address: listed.domain.name
-            for listed in list_domains(self._connection)
-            if listed.record is not None
-            for entry in listed.record.addresses
-            if entry.network == served.name
-        }
-        return [
-            NetworkReservation(
-                address=kept.address,
-                mac=kept.mac,
-                name=kept.name,
-                machine=owners.get(kept.address, ""),
-            )
-            for subnet in served.subnets
-            for kept in sorted(subnet.kept, key=lambda kept: int(ip_address(kept.address)))
-        ]
+        return reservations_of(self._connection, name)
 
     def start(self, name: str) -> NetworkInfo:
         """Start a network, whoever made it; one that is active is a success.

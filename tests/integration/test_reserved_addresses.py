@@ -289,6 +289,32 @@ def test_devices_clones_and_networks_of_others(
     assert of_default() == before
 
 
+def test_a_change_of_the_network_leaves_them(host: vmctl.Host, make_spec: SpecMaker) -> None:
+    name = f"lab{uuid.uuid4().hex[:6]}"
+    spec = vmctl.NetworkSpec(name=name, mode="isolated", ipv4="10.41.0.0/24")
+    host.networks.create(spec)
+    asks = host.create(make_spec(nics=[{"network": name}], cloud_init=None))
+    static = host.create(make_spec(nics=[{"network": name, "address": "10.41.0.77/24"}]))
+    before = kept_by(host, name)
+    assert len(before) == 3
+    assert host.networks.compare(spec).drift == ()
+    more = spec.replace(dns={"hosts": [{"address": "10.41.0.1", "names": "gate"}]})
+    done = host.networks.apply(more)
+    assert (done.made, done.waiting) == (("dns.hosts.10.41.0.1",), ())
+    assert sorted(kept_by(host, name)) == sorted([*before, ("10.41.0.1", "gate")])
+    host.networks.apply(spec)
+    assert kept_by(host, name) == before
+    # Whose it is can't change under machines.
+    with pytest.raises(vmctl.ConflictError, match="made anew for tenant"):
+        host.networks.apply(spec.replace(tenant="red"))
+    asks.delete()
+    static.delete()
+    assert host.networks.apply(spec.replace(tenant="red")).made == ("tenant",)
+    assert host.networks.info(name).tenant == "red"
+    assert kept_by(host, name) == []
+    host.networks.delete(name)
+
+
 def allowed(vm: vmctl.VM) -> list[set[str]]:
     """Return the addresses that each NIC's filter keeps it to, besides link-local ones."""
     return [

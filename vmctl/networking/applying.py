@@ -15,7 +15,13 @@ from vmctl.errors import ConflictError, RollbackError, VmctlError
 from vmctl.hypervisor import network_changing as backend
 from vmctl.hypervisor import networks
 from vmctl.hypervisor.connection import Connection, outlasting
-from vmctl.networking.comparing import NetworkDifference, NetworkPlan, NetworkWhen, recorded
+from vmctl.networking.comparing import (
+    RECORDED_ONLY,
+    NetworkDifference,
+    NetworkPlan,
+    NetworkWhen,
+    recorded,
+)
 from vmctl.progress import being_undone
 from vmctl.render.network import render_network
 from vmctl.render.network_parts import parts_of, served_entry
@@ -105,7 +111,7 @@ def _change_entry(
     undo: list[tuple[str, Callable[[], None]]],
 ) -> None:
     """Give the running network an entry, unless it has it: somebody may have begun with it."""
-    if entry.path == "autostart":
+    if entry.path in RECORDED_ONLY:
         return
     running = backend.definitions(connection, wanted.name).running or ""
     now = parts_of(running).get(entry.path, "")

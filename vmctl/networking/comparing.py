@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -10,6 +11,7 @@ from lxml import etree
 
 from vmctl.errors import ConflictError
 from vmctl.hypervisor.network_changing import Definitions
+from vmctl.hypervisor.reserved_addresses import ReservedAddress
 from vmctl.render.network import render_network
 from vmctl.render.network_parts import parts_of
 from vmctl.render.network_record import recorded_spec
@@ -17,6 +19,7 @@ from vmctl.spec.network import NetworkSpec
 from vmctl.spec.subnet import SubnetSpec
 
 __all__ = [
+    "RECORDED_ONLY",
     "NetworkDifference",
     "NetworkPlan",
     "NetworkWhen",
@@ -24,6 +27,10 @@ __all__ = [
     "recorded",
     "with_known_subnets",
 ]
+
+
+RECORDED_ONLY = ("autostart", "tenant", "shared", "reach", "keep_from")
+"""What a network's XML for libvirt does not say."""
 
 
 class NetworkWhen(StrEnum):
@@ -115,7 +122,11 @@ def with_known_subnets(wanted: NetworkSpec, before: NetworkSpec) -> NetworkSpec:
 
 
 def plan_network(
-    wanted: NetworkSpec, found: Definitions, *, machines: tuple[str, ...]
+    wanted: NetworkSpec,
+    found: Definitions,
+    *,
+    machines: tuple[str, ...],
+    kept: Iterable[ReservedAddress] = (),
 ) -> NetworkPlan:
     """Compare a spec with a network.
 
@@ -123,6 +134,7 @@ def plan_network(
         wanted: The spec, with its subnets chosen.
         found: The network.
         machines: Who is on it, running or not.
+        kept: The addresses that it keeps for machines of vmctl's, which nobody else changed.
 
     Raises:
         ConflictError: vmctl did not make it.
@@ -135,10 +147,15 @@ def plan_network(
         for path in dict.fromkeys([*old, *new])
         if old.get(path) != new.get(path)
     ]
-    if before.autostart != wanted.autostart:
-        was, shall = ("true" if spec.autostart else "false" for spec in (before, wanted))
-        differences.append(_difference("autostart", was, shall, (old, new), machines))
+    differences += [
+        _of_record(name, _told(before, name), _told(wanted, name), machines)
+        for name in RECORDED_ONLY
+        if getattr(before, name) != getattr(wanted, name)
+    ]
+    if wanted.tenant or wanted.shared:
+        differences = [_under_fences(entry, machines) for entry in differences]
     changed = {entry.path for entry in differences}
+    machines_own = {path for entry in kept for path in _paths_of(entry)}
     running = actual if found.running is None else parts_of(found.running)
     return NetworkPlan(
         name=wanted.name,
@@ -148,7 +165,7 @@ def plan_network(
             path
             for path in dict.fromkeys([*old, *actual])
             if old.get(path) != actual.get(path)
-            and path not in changed
+            and path not in changed | machines_own
             # libvirt chose it.
             and not (path == "bridge" and path not in old)
         ),
@@ -171,9 +188,40 @@ def _difference(
     if path == "mode" and machines:
         when = NetworkWhen.ANEW
         why = f"another kind of network, under {', '.join(machines)}"
-    elif path == "autostart" or _is_entry(path, sides):
+    elif _is_entry(path, sides):
         when, why = NetworkWhen.LIVE, ""
     return NetworkDifference(path=path, before=before, after=after, when=when, why=why)
+
+
+def _of_record(name: str, before: str, after: str, machines: tuple[str, ...]) -> NetworkDifference:
+    """Return a difference of what libvirt itself knows nothing of, or has apart."""
+    if name == "autostart" or not machines:
+        when, why = NetworkWhen.LIVE, ""
+    else:
+        when = NetworkWhen.ANEW
+        why = f"what its guests may reach follows from it: {', '.join(machines)}"
+    return NetworkDifference(path=name, before=before, after=after, when=when, why=why)
+
+
+def _under_fences(entry: NetworkDifference, machines: tuple[str, ...]) -> NetworkDifference:
+    """Refuse other addresses under guests of tenants, whose packet filters have those it has."""
+    if not machines or not entry.path.endswith((".subnet", ".gateway", "isolate_guests")):
+        return entry
+    why = f"the packet filters of its guests know it by that: {', '.join(machines)}"
+    return replace(entry, when=NetworkWhen.ANEW, why=why)
+
+
+def _told(spec: NetworkSpec, name: str) -> str:
+    value = getattr(spec, name)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ", ".join(value) if isinstance(value, tuple) else value or ""
+
+
+def _paths_of(entry: ReservedAddress) -> tuple[str, ...]:
+    guest = entry.mac if entry.version == 4 else entry.name
+    kept = f"ipv{entry.version}.reservations.{guest}"
+    return (kept, f"dns.hosts.{entry.address}") if entry.static else (kept,)
 
 
 def _is_entry(path: str, sides: tuple[dict[str, str], dict[str, str]]) -> bool:

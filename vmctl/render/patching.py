@@ -36,6 +36,8 @@ _KEYS = {
 _ORDERED = frozenset({"boot"})
 # A device that becomes one of another kind can't stay at its address.
 _KIND = ("target@bus", "model@type", ".@model", ".@type")
+# Others put entries of their own into these, whether or not vmctl rendered any.
+_GATHERING = frozenset({"dns", "dhcp"})
 # Not vmctl's to change.
 _NEVER = frozenset({"metadata", "uuid", "name"})
 
@@ -89,12 +91,17 @@ def _patch_child(
     old: etree._Element | None,
     new: etree._Element | None,
 ) -> None:
-    if old is not None and new is not None:
-        if _text(old) == _text(new):
-            return
-        if actual is not None:
-            _patch(actual, old, new)
-            return
+    if old is not None and new is not None and _text(old) == _text(new):
+        return
+    if actual is not None and actual.tag in _GATHERING:
+        nothing = etree.Element(actual.tag)
+        _patch(actual, nothing if old is None else old, nothing if new is None else new)
+        if len(actual) == 0 and not actual.attrib:
+            parent.remove(actual)
+        return
+    if actual is not None and old is not None and new is not None:
+        _patch(actual, old, new)
+        return
     if actual is not None:
         parent.remove(actual)
     if new is not None:

@@ -88,3 +88,18 @@ def test_the_identity_of_a_machine_is_not_touched() -> None:
     old = "<domain><name>a</name><uuid>1</uuid><metadata><x/></metadata></domain>"
     new = "<domain><name>b</name><uuid>2</uuid><metadata><y/></metadata></domain>"
     assert canonical(patch(old, old, new)) == canonical(old)
+
+
+def test_entries_of_others_stay_where_vmctl_has_none() -> None:
+    def network(*hosts: str) -> str:
+        inner = "".join(f"<host ip='{host}'><hostname>h</hostname></host>" for host in hosts)
+        return f"<network><dns>{inner}</dns></network>" if hosts else "<network/>"
+
+    def hosts(xml: str) -> list[str]:
+        return [node.get("ip", "") for node in etree.fromstring(xml).iterfind("dns/host")]
+
+    both = patch(network("192.0.2.7"), network(), network("192.0.2.8"))
+    assert hosts(both) == ["192.0.2.7", "192.0.2.8"]
+    assert hosts(patch(both, network("192.0.2.8"), network())) == ["192.0.2.7"]
+    alone = patch(network("192.0.2.8"), network("192.0.2.8"), network())
+    assert etree.fromstring(alone).find("dns") is None
