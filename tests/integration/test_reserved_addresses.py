@@ -291,7 +291,10 @@ def test_devices_clones_and_networks_of_others(
 
 def test_a_change_of_the_network_leaves_them(host: vmctl.Host, make_spec: SpecMaker) -> None:
     name = f"lab{uuid.uuid4().hex[:6]}"
-    spec = vmctl.NetworkSpec(name=name, mode="isolated", ipv4="10.41.0.0/24")
+    span = {"start": "10.41.0.100", "end": "10.41.0.199"}
+    spec = vmctl.NetworkSpec.model_validate(
+        {"name": name, "mode": "isolated", "ipv4": {"subnet": "10.41.0.0/24", "range": span}}
+    )
     host.networks.create(spec)
     asks = host.create(make_spec(nics=[{"network": name}], cloud_init=None))
     static = host.create(make_spec(nics=[{"network": name, "address": "10.41.0.77/24"}]))

@@ -12,7 +12,7 @@ from lxml import etree
 from vmctl.errors import HypervisorError, VmctlError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
-from vmctl.hypervisor.networks import find
+from vmctl.hypervisor.networks import find, next_definition
 
 __all__ = ["Definitions", "define", "definitions", "replace_entry", "restart", "set_autostart"]
 
@@ -51,17 +51,9 @@ def definitions(connection: Connection, name: str) -> Definitions:
     raw = find(connection, name)
     with calling(f"ask for the network '{name}'"):
         persistent = bool(raw.isPersistent())
-        try:
-            flag = libvirt.VIR_NETWORK_XML_INACTIVE if persistent else 0
-            following = raw.XMLDesc(flag)
-        except libvirt.libvirtError as error:
-            # libvirt's test driver has one definition only.
-            if not is_code(error, libvirt.VIR_ERR_INVALID_ARG):
-                raise
-            following = raw.XMLDesc(0)
         return Definitions(
             uuid=raw.UUIDString(),
-            next=following,
+            next=next_definition(raw),
             running=raw.XMLDesc(0) if raw.isActive() else None,
             persistent=persistent,
             autostart=persistent and bool(raw.autostart()),

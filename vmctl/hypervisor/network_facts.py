@@ -15,7 +15,7 @@ from lxml import etree
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.network_owners import read_owner
-from vmctl.hypervisor.networks import find
+from vmctl.hypervisor.networks import find, next_definition
 
 __all__ = ["Lease", "NetworkFacts", "facts_of", "leases_of", "list_facts", "served", "subnets_of"]
 
@@ -209,7 +209,7 @@ def _read(raw: Any, guests: dict[str, set[str]]) -> NetworkFacts:
     persistent = bool(raw.isPersistent())
     mtu = root.find("mtu")
     domain = root.find("domain")
-    owner = read_owner(root)
+    owner = read_owner(root, next_definition(raw))
     return NetworkFacts(
         name=raw.name(),
         uuid=raw.UUIDString(),

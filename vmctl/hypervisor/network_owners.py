@@ -10,7 +10,7 @@ from lxml import etree
 
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling
-from vmctl.hypervisor.networks import find
+from vmctl.hypervisor.networks import find, next_definition
 from vmctl.render.network_record import recorded_spec
 
 __all__ = ["NetworkOwner", "owner_of", "read_owner"]
@@ -51,12 +51,12 @@ def owner_of(connection: Connection, name: str) -> NetworkOwner:
     """
     raw = find(connection, name)
     with calling(f"ask for the network '{name}'"):
-        return read_owner(etree.fromstring(raw.XMLDesc(0)))
+        return read_owner(etree.fromstring(raw.XMLDesc(0)), next_definition(raw))
 
 
-def read_owner(root: etree._Element) -> NetworkOwner:
-    """Return what a network's XML says of it."""
-    spec = recorded_spec(root)
+def read_owner(root: etree._Element, following: str) -> NetworkOwner:
+    """Return what a network's XML says of it, as it runs, and as it starts next."""
+    spec = recorded_spec(etree.fromstring(following))
     port, mac = root.find("port"), root.find("mac")
     return NetworkOwner(
         made_by_vmctl=spec is not None,

@@ -18,6 +18,7 @@ __all__ = [
     "find",
     "is_active",
     "list_networks",
+    "next_definition",
     "plugged_in",
     "stop_unused",
 ]
@@ -58,6 +59,20 @@ def find(connection: Connection, name: str) -> Any:
                 f"there is no network '{name}' at {connection.uri}",
                 hint=_others(connection, error),
             ) from error
+
+
+def next_definition(raw: Any) -> str:
+    """Return the XML by which a network starts next; what vmctl records of it is true there.
+
+    Until then, libvirt's metadata of one that runs stays as it was when it started.
+    """
+    try:
+        return str(raw.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE if raw.isPersistent() else 0))
+    except libvirt.libvirtError as error:
+        # libvirt's test driver has one definition only.
+        if not is_code(error, libvirt.VIR_ERR_INVALID_ARG):
+            raise
+        return str(raw.XMLDesc(0))
 
 
 def _others(connection: Connection, error: libvirt.libvirtError) -> str:
