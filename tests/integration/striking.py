@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -98,7 +99,7 @@ class Arena:
         self.lost = is_lost(vm._domain)
         if self.lost:
             # What the hint of the error says.
-            os.kill(qemu_of(vm), signal.SIGKILL)
+            end_qemu(vm)
         return client.returncode, said.strip()[-2000:]
 
     def at_rest(self, *, by: str = "gc") -> None:
@@ -236,8 +237,18 @@ class Tiny:
             assert len(disk.chain) == 1, disk
 
 
-def qemu_of(vm: vmctl.VM) -> int:
-    """Return the process of a machine's QEMU, whether libvirt knows of it or not."""
+def end_qemu(vm: vmctl.VM) -> None:
+    """End a machine's QEMU, whether libvirt knows of it or not, and wait until it is gone."""
+    process = os.pidfd_open(_qemu_of(vm))
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        # Till then it has the locks of its disks.
+        assert select.select([process], [], [], 60)[0]
+    finally:
+        os.close(process)
+
+
+def _qemu_of(vm: vmctl.VM) -> int:
     (found,) = [
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/cmdline")

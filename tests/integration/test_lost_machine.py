@@ -16,7 +16,7 @@ from vmctl.hypervisor import blockjobs, private
 from vmctl.hypervisor.domains import Domain
 
 from .conftest import libvirtd_pid
-from .striking import Arena, Tiny, qemu_of
+from .striking import Arena, Tiny, end_qemu
 from .test_snapshot_faults import run_of
 
 pytestmark = pytest.mark.timeout(300)
@@ -72,7 +72,6 @@ def test_a_machine_that_libvirt_loses(
             vm.snapshots.delete("old")
     assert stood_still == ["paused"]
     assert vm.uuid in lost.value.hint
-    qemu = qemu_of(vm)
 
     # Nobody starts it a second time, or removes what it has.
     assert vm.state == "shut off"
@@ -84,7 +83,7 @@ def test_a_machine_that_libvirt_loses(
     assert vm.name in check.detail
 
     # When it is ended, as the hint says, nothing is missing.
-    os.kill(qemu, signal.SIGKILL)
+    end_qemu(vm)
     tiny.arena.at_rest()
     assert tiny.read() == {2}
     tiny.agrees()
