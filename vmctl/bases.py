@@ -7,7 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vmctl.errors import ConflictError, HypervisorError, ImageError, NotFoundError, ResourceError
+from vmctl.errors import (
+    ConflictError,
+    HypervisorError,
+    ImageError,
+    NotFoundError,
+    ResourceError,
+    WrongStateError,
+)
 from vmctl.hypervisor import uploads
 from vmctl.hypervisor.claims import Claim
 from vmctl.hypervisor.events import Signal
@@ -89,7 +96,7 @@ def is_complete(pool: Pool, volume: str) -> bool:
     """Return whether a base image is in the pool, and whole."""
     image = StoredVolume.of(pool, volume)
     try:
-        return image.read(length=len(_MAGIC)) == _MAGIC
+        return _beginning(image) == _MAGIC
     except NotFoundError:
         return False
     except HypervisorError:
@@ -98,6 +105,18 @@ def is_complete(pool: Pool, volume: str) -> bool:
         if image.exists():
             raise
         return False
+
+
+def _beginning(volume: StoredVolume) -> bytes:
+    """Return a volume's first bytes; none of one that libvirt is just making for somebody else.
+
+    Raises:
+        NotFoundError: There is no such volume.
+    """
+    try:
+        return volume.read(length=len(_MAGIC))
+    except WrongStateError:
+        return b""
 
 
 @contextmanager
@@ -218,7 +237,7 @@ def ensure_in_pool(
                 pool.refresh()
                 continue
             _upload(volume, image, phase)
-        elif any(volume.read(length=len(_MAGIC))):
+        elif any(_beginning(volume)):
             if is_complete(pool, volume.name):
                 continue
             # No upload of vmctl's begins with anything but zeros.

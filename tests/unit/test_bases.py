@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from vmctl import bases
-from vmctl.errors import NotFoundError
+from vmctl.errors import NotFoundError, WrongStateError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.pools import Pool
 from vmctl.hypervisor.volumes import StoredVolume, VolumeStamp
@@ -17,7 +17,26 @@ from vmctl.progress import Reporter
 
 _POOL = Pool(cast("Connection", None), "pool", "/pool")
 _VOLUME = StoredVolume.of(_POOL, bases.name_for("0" * 64))
+_is_complete = bases.is_complete
 _XML = "<volume type='file'><target><timestamps><mtime>{}</mtime></timestamps></target></volume>"
+
+
+def test_one_that_libvirt_is_just_making_is_not_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several launches that bring the same image: one is within the making of its volume."""
+    heads: list[bytes | Exception] = [
+        WrongStateError("it is still being allocated", state="", hint=""),
+        b"\0\0\0\0",
+        b"QFI\xfb",
+    ]
+
+    def read(_volume: StoredVolume, **_part: int) -> bytes:
+        head = heads.pop(0)
+        if isinstance(head, Exception):
+            raise head
+        return head
+
+    monkeypatch.setattr(StoredVolume, "read", read)
+    assert [_is_complete(_POOL, _VOLUME.name) for _ in range(3)] == [False, False, True]
 
 
 @pytest.fixture(autouse=True)
