@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vmctl import backup_traces, bases, changes, nic_filters, settling
+from vmctl import backup_traces, bases, changes, group_members, nic_filters, settling
 from vmctl.errors import NotFoundError, RollbackError, VmctlError
 from vmctl.hypervisor import uploads
 from vmctl.hypervisor.connection import Connection
@@ -101,10 +101,22 @@ def collect(connection: Connection, *, dry_run: bool) -> list[Leftover]:
     _collect_networks(connection, found, failures, dry_run=dry_run)
     for kind in (uploads.UPLOADING, uploads.DUMPING, backup_traces.KIND):
         _collect_notes(connection, kind, found, failures, dry_run=dry_run)
+    _correct_groups(connection, failures, dry_run=dry_run)
     _collect_filters(connection, found, failures, dry_run=dry_run)
     if failures:
         raise _together(failures)
     return found
+
+
+def _correct_groups(connection: Connection, failures: list[VmctlError], *, dry_run: bool) -> None:
+    """Let rules name who is in a group now, and not who left it when a client was killed."""
+    if dry_run:
+        return
+    try:
+        groups = {spec.name for spec in group_members.read_groups(connection)}
+        group_members.refresh(connection, groups)
+    except VmctlError as error:
+        failures.append(error)
 
 
 def _collect_filters(

@@ -140,6 +140,10 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
     if record.copied_from:
         what = "the copying of its source's disks"
         steps.append((what, partial(_let_go_of_source, domain, record)))
+    # They name its addresses, which are somebody else's as soon as they are free.
+    if groups := group_members.groups_of(record.spec):
+        what = f"the addresses of '{domain.name}' in the rules of security groups"
+        steps.append((what, partial(group_members.refresh, domain.connection, groups)))
     steps += [
         (str(entry), partial(reservations.release, domain, entry)) for entry in record.addresses
     ]
@@ -185,7 +189,6 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
     with suppress(NotFoundError):
         domain.undefine()
     if nic_filters.is_filtered(record.spec):
-        group_members.refresh(domain.connection, group_members.groups_of(record.spec))
         nic_filters.forget_unused(domain.connection)
 
 

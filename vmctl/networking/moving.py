@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vmctl import nic_filters
+from vmctl import group_members, nic_filters
 from vmctl.changes import settle
 from vmctl.hypervisor.connection import outlasting
 from vmctl.hypervisor.domains import Domain
@@ -56,3 +56,8 @@ def moved(domain: Domain, record: Record, before: VMSpec, after: VMSpec) -> Iter
             outlasting(lambda: settle(domain))
         raise
     outlasting(lambda: settle(domain))
+    if moving:
+        # Their rules name its members' addresses, of which some are anybody's again.
+        nics = (*before.nics, *after.nics)
+        groups = {group for nic in nics for group in nic.security_groups}
+        group_members.refresh(domain.connection, groups)
