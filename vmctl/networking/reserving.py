@@ -198,6 +198,11 @@ class _Planner:
             for other in self.planned
         )
         name = self._free_name(nic.served, subnet)
+        named_alike = version == 6 and all(
+            (entry.name, entry.address) != (self._name, address) for entry in subnet.kept
+        )
+        if fixed and not static and not second and named_alike and (by_network or not name):
+            self._refuse(field, _no_name_left(network, address, self._name))
         if by_network or second or (version == 6 and not name):
             return
         entry = ReservedAddress(
@@ -216,6 +221,13 @@ class _Planner:
             and planned.entry.version == subnet.network.version
         }
         return "" if self._name in taken else self._name
+
+
+def _no_name_left(network: str, address: str, name: str) -> str:
+    known = "the DHCP server knows guests of IPv6 by their names"
+    if not name:
+        return f"{address} can't be kept: {known}, and this one's host name is none it takes"
+    return f"{address} can't be kept: {known}, and '{network}' has another one that is '{name}'"
 
 
 def _gives_none(served: Served) -> str:
