@@ -259,7 +259,7 @@ def detach_nic(
 
         carry_out(domain, Pending(device=nic.mac, present=False, spec=changed), act)
     gone = next((entry for entry in spec.nics if entry.mac == nic.mac), None)
-    if gone is not None and gone.antispoofing:
+    if gone is not None and (gone.is_filtered or gone.fence is not None):
         group_members.refresh(domain.connection, gone.security_groups)
         nic_filters.forget_unused(domain.connection)
     return nic
