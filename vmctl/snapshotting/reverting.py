@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from lxml import etree
 
-from vmctl import detours, group_members, nic_filters
+from vmctl import detours
 from vmctl.errors import (
     ConflictError,
     HostUnavailableError,
@@ -34,7 +34,7 @@ from vmctl.hypervisor.snapshots import SnapshotDetails
 from vmctl.hypervisor.volumes import StoredVolume
 from vmctl.progress import Phase as ReportedPhase
 from vmctl.progress import being_undone
-from vmctl.snapshotting import inside
+from vmctl.snapshotting import inside, joining
 from vmctl.snapshotting.choosing import SnapshotKind
 from vmctl.snapshotting.files import look_up, owned_chain, sweep
 from vmctl.snapshotting.naming import variables_name
@@ -48,7 +48,6 @@ from vmctl.snapshotting.switching import (
     with_passwords_of,
     with_record,
 )
-from vmctl.tenancy import refuse_foreign_networks
 
 __all__ = ["go_back", "is_made", "refuse_lost_files", "settle"]
 
@@ -68,40 +67,19 @@ def go_back(
         phase: Told what is done.
 
     Raises:
-        ConflictError: A network that it joined became another tenant's.
+        ConflictError: An address that it had is another machine's, or a network another tenant's.
         NotFoundError: A security group that it was in is gone.
         HypervisorError: Its memory can't be restored; the machine is as it was, and off.
     """
-    _prepare(domain, seen.record, details)
+    joining.prepare(domain, seen.record, details)
     if details.facts.kind == SnapshotKind.INTERNAL:
         inside.go_back(domain, details.facts.name, seen=seen)
     else:
         _go_back_outside(domain, seen, details, phase)
-    current = domain.record() or seen.record
-    groups = group_members.groups_of(seen.record.spec) | group_members.groups_of(current.spec)
-    group_members.refresh(domain.connection, groups)
+    joining.rejoin(domain, seen.record, details)
     if domain.is_active():
+        current = domain.record() or seen.record
         ports.open_all(domain, current.spec)
-
-
-def _prepare(domain: Domain, record: Record, details: SnapshotDetails) -> None:
-    """See to what a guest refers to that runs on at once: it may be another's now, or gone.
-
-    No network and no packet filter stays for what only a snapshot names. Of a machine that is off
-    afterwards, its next start sees to that.
-
-    Raises:
-        ConflictError: A network that it joined became another tenant's.
-        NotFoundError: A security group that it was in is gone.
-    """
-    if details.facts.state not in {State.RUNNING.value, State.PAUSED.value}:
-        return
-    spec = merged(record, record_in(details.definition)).spec
-    roots = (details.definition, details.running)
-    joined = {network for root in roots for _mac, network in hotplug.plugged_in(root)}
-    tenant = str(spec.get("tenant") or "")
-    refuse_foreign_networks(domain.connection, domain.name, tenant, sorted(joined))
-    nic_filters.ensure_recorded(domain, spec)
 
 
 def refuse_lost_files(domain: Domain, details: SnapshotDetails) -> None:
