@@ -15,6 +15,7 @@ from vmctl.errors import ConflictError, RollbackError, VmctlError
 from vmctl.hypervisor import network_changing as backend
 from vmctl.hypervisor import networks
 from vmctl.hypervisor.connection import Connection, outlasting
+from vmctl.hypervisor.kept_meanwhile import carry_over
 from vmctl.networking.comparing import (
     RECORDED_ONLY,
     NetworkDifference,
@@ -133,6 +134,7 @@ def _define(
     connection: Connection, wanted: NetworkSpec, undo: list[tuple[str, Callable[[], None]]]
 ) -> None:
     """Carry the differences over to the definition as it is now, others' changes included."""
+    running = backend.definitions(connection, wanted.name).running
     found = backend.definitions(connection, wanted.name)
     old = render_network(recorded(found, wanted.name))
     new = render_network(wanted)
@@ -142,6 +144,9 @@ def _define(
     undo.append(
         ("its definition", lambda: backend.define(connection, wanted.name, found.next)),
     )
+    if running is not None:
+        # A machine that was made in the same moment has its address in what is running.
+        carry_over(connection, wanted.name, running)
 
 
 def _autostart(
