@@ -11,10 +11,12 @@ from vmctl import group_members, nic_filters
 from vmctl.changes import carry_out, changing
 from vmctl.devices.disk_detaching import DETACH_SECONDS
 from vmctl.devices.machine import as_given, not_live, port_problem, recorded, spec_of, with_drives
+from vmctl.devices.ports import refuse_taken
 from vmctl.errors import NotFoundError, SpecError, SpecProblem, UnsupportedError
 from vmctl.guest import port_relays, ports
 from vmctl.hypervisor import hotplug, networks, tuning
 from vmctl.hypervisor.domains import Domain, State
+from vmctl.hypervisor.host_devices import refuse_missing_device
 from vmctl.hypervisor.hotplug import Scope
 from vmctl.hypervisor.metadata import Pending
 from vmctl.networking.reserving import plan_addresses, refuse_taken_macs, reserve
@@ -150,8 +152,8 @@ def attach_nic(
     Raises:
         SpecError: The machine can have no such NIC, or not with this address.
         UnsupportedError: The running machine can't get it, or the host can't have it.
-        NotFoundError: There is no such network.
-        ConflictError: Somebody else is at work on the machine.
+        NotFoundError: There is no such network, or no such bridge.
+        ConflictError: Somebody else is at work on the machine, or another one has a port of it.
     """
     with changing(domain) as record:
         before = spec_of(record)
@@ -172,6 +174,14 @@ def attach_nic(
         nic_filters.refuse_unfilterable(domain.connection, [("the new NIC", new)])
         if new.network is not None and new.forwards:
             port_relays.refuse_unreachable(domain.connection, new.network)
+        if new.forwards:
+            refuse_taken(
+                domain,
+                [port for port in ports.ports_of(recorded(spec, record)) if port.mac == new.mac],
+            )
+        if new.bridge is not None:
+            whose = f"the machine '{domain.name}'"
+            refuse_missing_device(domain.connection, new.bridge, "bridge", whose)
         scope = hotplug.scope_of(domain, next_start=next_start)
         problem = why_not_attached_live(domain) if scope.now else None
         if problem is not None:

@@ -17,7 +17,7 @@ from vmctl.render.domain import with_macs
 from vmctl.spec import VMSpec
 from vmctl.spec.nic import ForwardSpec, NicSpec, NicType
 
-__all__ = ["Ports", "PublishedPort", "list_ports", "set_forwards"]
+__all__ = ["Ports", "PublishedPort", "list_ports", "refuse_taken", "set_forwards"]
 
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - what a spec may say
 
@@ -96,7 +96,7 @@ def set_forwards(domain: Domain, wanted: dict[str, tuple[ForwardSpec, ...]]) -> 
         old, new = recorded(before, record), recorded(after, record)
         coming = [port for port in ports.ports_of(new) if port not in ports.ports_of(old)]
         going = [port for port in ports.ports_of(old) if port not in ports.ports_of(new)]
-        _refuse_taken(domain, coming)
+        refuse_taken(domain, coming)
         _refuse_unreachable(domain, after, coming)
         runs = domain.is_active()
         try:
@@ -140,8 +140,12 @@ def _undo(
         ) from error
 
 
-def _refuse_taken(domain: Domain, coming: Iterable[ports.Port]) -> None:
-    """Refuse ports that another machine of vmctl's has, be it off or not."""
+def refuse_taken(domain: Domain, coming: Iterable[ports.Port]) -> None:
+    """Refuse ports that another machine of vmctl's has, be it off or not.
+
+    Raises:
+        ConflictError: One does.
+    """
     others = {
         (port.protocol, port.host_port, port.address): listed.domain.name
         for listed in list_domains(domain.connection)
