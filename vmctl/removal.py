@@ -136,14 +136,12 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
     except NotFoundError:
         # Somebody else removed the definition; what it owned is still to be removed.
         pass
+    # They name its addresses, which are somebody else's as soon as they are free.
+    in_rules = _leave_groups(domain, record)
     steps: list[tuple[str, Callable[[], object]]] = []
     if record.copied_from:
         what = "the copying of its source's disks"
         steps.append((what, partial(_let_go_of_source, domain, record)))
-    # They name its addresses, which are somebody else's as soon as they are free.
-    if groups := group_members.groups_of(record.spec):
-        what = f"the addresses of '{domain.name}' in the rules of security groups"
-        steps.append((what, partial(group_members.refresh, domain.connection, groups)))
     steps += [
         (str(entry), partial(reservations.release, domain, entry)) for entry in record.addresses
     ]
@@ -190,6 +188,20 @@ def _remove(domain: Domain, record: Record, claim: Claim) -> None:
         domain.undefine()
     if nic_filters.is_filtered(record.spec):
         nic_filters.forget_unused(domain.connection)
+    if in_rules is not None:
+        # No reason to keep the machine: `gc` corrects rules.
+        raise in_rules
+
+
+def _leave_groups(domain: Domain, record: Record) -> VmctlError | None:
+    """Let rules name its addresses no more; returns why that can't be, for who is told at last."""
+    try:
+        group_members.refresh(domain.connection, group_members.groups_of(record.spec))
+    except HostUnavailableError:
+        raise
+    except VmctlError as error:
+        return error
+    return None
 
 
 def _let_go_of_source(domain: Domain, record: Record) -> None:

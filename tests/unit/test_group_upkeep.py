@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vmctl import gc, group_members
+from vmctl.errors import HypervisorError, NotFoundError
 from vmctl.hypervisor import names, reservations
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.domains import Domain
@@ -36,14 +37,17 @@ def connection() -> Iterator[Connection]:
     made.close()
 
 
+@pytest.mark.parametrize("fault", [None, HypervisorError("no rules", code=1, hint="none")])
 def test_an_address_is_free_when_no_rule_names_it_any_more(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, fault: HypervisorError | None
 ) -> None:
     done: list[tuple[str, Any]] = []
 
     def refresh(_connection: Connection, groups: set[str]) -> None:
         found = names.find(connection, "m").record()
         done.append(("refresh", (groups, found.phase if found else None)))
+        if fault is not None:
+            raise fault
 
     monkeypatch.setattr(group_members, "refresh", refresh)
     monkeypatch.setattr(
@@ -55,7 +59,13 @@ def test_an_address_is_free_when_no_rule_names_it_any_more(
         f"<domain type='test'><name>m</name><uuid>{UUID}</uuid><memory>65536</memory>"
         f"<os><type>hvm</type></os><metadata>{RECORD.to_xml()}</metadata></domain>"
     )
-    remove_machine(names.define(connection, xml, name="m", uuid=UUID), RECORD)
+    if fault is None:
+        remove_machine(names.define(connection, xml, name="m", uuid=UUID), RECORD)
+    else:
+        with pytest.raises(HypervisorError, match="no rules"):
+            remove_machine(names.define(connection, xml, name="m", uuid=UUID), RECORD)
+    with pytest.raises(NotFoundError):
+        names.find(connection, "m")
     assert done == [("refresh", ({"web"}, Phase.DELETING)), ("release", "192.0.2.7")]
 
 
