@@ -117,6 +117,13 @@ def test_with_a_security_group_that_one_says_who_comes_in() -> None:
     assert not lets_in(nic(fence=OWN, security_groups="web"))
 
 
+def test_no_frame_has_a_tag_that_would_take_it_past_the_fence() -> None:
+    root = etree.fromstring(nic_documents(nic(fence=OWN, antispoofing=False))[-1].xml)
+    tagged = [rule for rule in root.iter("rule") if rule.find("vlan") is not None]
+    assert [(rule.get("action"), rule.get("direction")) for rule in tagged] == [("drop", "inout")]
+    assert min(root.iter("rule"), key=lambda rule: int(rule.get("priority", ""))) is tagged[0]
+
+
 texts = st.one_of(
     st.text(), st.sampled_from(["10.0.0.0/8' evil='1", "]]><evil/>", "10.0.0.0/33", "::/0"])
 )
@@ -130,5 +137,5 @@ def test_no_text_changes_the_structure(field: str, text: str) -> None:
         return
     root = etree.fromstring(nic_documents(fenced)[-1].xml)
     assert {node.tag for node in root} <= {"uuid", "rule"}
-    allowed = {"all", "all-ipv6", "udp", "tcp", "icmp", "icmpv6", "udp-ipv6", "tcp-ipv6"}
+    allowed = {"vlan", "all", "all-ipv6", "udp", "tcp", "icmp", "icmpv6", "udp-ipv6", "tcp-ipv6"}
     assert {inner.tag for rule in root.iter("rule") for inner in rule} <= allowed
