@@ -34,6 +34,12 @@ __all__ = [
 
 # libvirt's stateful rules see what a bridge passes on, and not what its host routes to it.
 _ROUTED = frozenset({"route", "open"})
+# What passes there, no filter of libvirt's sees; it takes them all the same, and says nothing.
+_UNSEEN = {
+    "macvtap": "a network of a host's device",
+    "hostdev": "a network of a host's devices",
+    "openvswitch": "a network on Open vSwitch",
+}
 
 
 def refuse_unfilterable(connection: Connection, nics: Iterable[tuple[str, NicSpec]]) -> None:
@@ -69,10 +75,10 @@ def refuse_unfilterable(connection: Connection, nics: Iterable[tuple[str, NicSpe
 
 def _refuse_network(connection: Connection, called: str, nic: NicSpec, network: str) -> None:
     mode = kept_addresses.forward_mode(connection, network)
-    if mode == "macvtap":
+    if mode in _UNSEEN:
         raise UnsupportedError(
-            f"{called} joins '{network}', a network of a host's device, which libvirt can't filter",
-            hint="write `antispoofing: false`, or join a network with a bridge",
+            f"{called} joins '{network}', {_UNSEEN[mode]}, which libvirt can't filter",
+            hint="write `antispoofing: false`, or join a network with a bridge of the kernel's",
         )
     if mode in _ROUTED and nic.security_groups:
         raise UnsupportedError(

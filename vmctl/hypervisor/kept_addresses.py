@@ -15,21 +15,38 @@ __all__ = ["forward_mode", "kept_for", "leased_to"]
 
 # What guests make an address of their own from (RFC 4862).
 _SLAAC_PREFIX = 64
+# Of these, libvirt makes the bridge.
+_VIRTUAL = frozenset({"nat", "route", "open"})
 
 
 def forward_mode(connection: Connection, network: str) -> str:
     """Return what a network does with what goes beyond it, by libvirt's word; empty for nothing.
 
+    Three are no words of libvirt's: ``macvtap`` and ``hostdev``, whose guests have a device of the
+    host's, and ``openvswitch``, whose frames no filter of the kernel's bridges sees. A NAT network
+    that is none for IPv6 is of mode ``route``: into that subnet, the host routes.
+
     Raises:
         NotFoundError: There is no such network.
     """
-    root = _definition(connection, network)
+    return _mode_of(_definition(connection, network))
+
+
+def _mode_of(root: etree._Element) -> str:
+    if any(node.get("type") == "openvswitch" for node in root.iter("virtualport")):
+        return "openvswitch"
     forward = root.find("forward")
     if forward is None:
         return ""
-    if root.find("bridge") is None and forward.find("interface") is not None:
+    mode = forward.get("mode", "nat")
+    if mode == "hostdev":
+        return mode
+    if root.find("bridge") is None and mode not in _VIRTUAL:
         return "macvtap"
-    return forward.get("mode", "nat")
+    nat = forward.find("nat")
+    if mode == "nat" and root.find("ip[@family='ipv6']") is not None:
+        return mode if nat is not None and nat.get("ipv6") == "yes" else "route"
+    return mode
 
 
 def kept_for(connection: Connection, network: str, mac: str) -> tuple[str, ...]:
