@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["fenced", "refuse_foreign_image", "refuse_foreign_networks", "refuse_foreign_nics"]
 
+# IPv6 has one part that is routed, and one that leads into IPv4 (RFC 6052). All of it, without a
+# network's own subnet, would be a rule for each bit of that.
+_EVERYWHERE = ("0.0.0.0/0", "2000::/3", "64:ff9b::/96")
 _HINT = "use a network of the tenant's own, or one that is shared: `vmctl network list` shows them"
 
 
@@ -136,7 +139,8 @@ def _fence(owner: NetworkOwner, nic: NicSpec) -> FenceSpec:
         subnets=tuple(str(gateway.network) for gateway in owner.gateways),
         neighbours=not (owner.isolates_guests or nic.isolated),
         reach=owner.reach,
-        keep_from=owner.keep_from,
+        # What its host would not route, it does for whom libvirt has a filter of connections.
+        keep_from=(*owner.keep_from, *(_EVERYWHERE if owner.closed else ())),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vmctl.hypervisor import image_names
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.image_names import ImageName
 from vmctl.hypervisor.pools import open_pool
+from vmctl.render.fence import fence_values
 from vmctl.render.network import render_network
 from vmctl.spec import NetworkSpec, NicSpec, VMSpec
 from vmctl.spec.names import checked_tenant
@@ -25,12 +27,14 @@ from vmctl.spec.names import checked_tenant
 WHO = ("", "acme", "umbrella")
 NETWORKS: dict[str, dict[str, Any]] = {
     "acme-net": {"tenant": "acme", "ipv4": "10.1.0.0/24"},
+    "acme-closed": {"tenant": "acme", "mode": "isolated", "ipv4": "10.4.0.0/24"},
     "plain": {"ipv4": "10.2.0.0/24"},
     "services": {"shared": True, "isolate_guests": True, "ipv4": "10.3.0.0/24"},
 }
 # By the network, who may join it; `default` is libvirt's own.
 MAY = {
     "acme-net": {"acme"},
+    "acme-closed": {"acme"},
     "plain": {""},
     "services": {"", "acme", "umbrella"},
     "default": {""},
@@ -72,6 +76,27 @@ def test_a_tenant_has_no_way_past_networks(connection: Connection, fields: dict[
     with pytest.raises(SpecError):
         tenancy.refuse_foreign_nics(connection, "a", "acme", (nic(**fields),))
     tenancy.refuse_foreign_nics(connection, "a", None, (nic(**fields),))
+
+
+def test_the_fence_of_an_isolated_network_has_no_world(connection: Connection) -> None:
+    wide, closed = tenancy.fenced(
+        connection, "acme", [nic(network="acme-net"), nic(network="acme-closed")]
+    )
+
+    def kept(fenced: NicSpec, address: str) -> bool:
+        assert fenced.fence is not None
+        to = ip_address(address)
+        return any(
+            net["version"] == to.version
+            and to in ip_network(f"{net['address']}/{net['prefix']}", strict=False)
+            for net in fence_values(fenced.fence)["kept"]
+        )
+
+    for world in ("198.51.100.7", "2001:db8::7"):
+        assert kept(closed, world)
+        assert not kept(wide, world)
+    assert not kept(closed, "10.4.0.7")
+    assert kept(wide, "10.4.0.7")
 
 
 def test_a_network_that_is_gone_is_for_others_to_say(connection: Connection) -> None:

@@ -31,6 +31,7 @@ class NetworkOwner:
         reach: Private subnets that tenants' guests reach from it.
         keep_from: Subnets that they do not reach.
         mac: The MAC address of its bridge; empty where libvirt has none of it.
+        closed: Whether nothing is to be reached beyond it.
     """
 
     made_by_vmctl: bool
@@ -41,6 +42,7 @@ class NetworkOwner:
     reach: tuple[str, ...] = ()
     keep_from: tuple[str, ...] = ()
     mac: str = ""
+    closed: bool = False
 
 
 def owner_of(connection: Connection, name: str) -> NetworkOwner:
@@ -66,6 +68,7 @@ def read_owner(root: etree._Element, following: str) -> NetworkOwner:
         reach=_texts(spec, "reach"),
         keep_from=_texts(spec, "keep_from"),
         mac="" if mac is None else mac.get("address", ""),
+        closed=root.find("forward") is None,
         gateways=tuple(_gateway(node) for node in root.iterfind("ip") if node.get("address")),
     )
 
