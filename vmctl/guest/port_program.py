@@ -55,11 +55,16 @@ def _name_of(asked: dict[str, Any]) -> str:
     return f"{_PREFIX}{asked['uuid']}/{asked['protocol']}/{asked['address']}/{asked['port']}"
 
 
-def _holders() -> list[str]:
-    """Return the names of all holders in this network namespace."""
+def _holders() -> list[tuple[str, list[str]]]:
+    """Return the names of all holders in this network namespace, each with its four parts.
+
+    Anybody on the host may take any name: those that are none of a holder's are passed over.
+    """
     lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
     last = (line.rpartition(" ")[2] for line in lines)
-    return sorted({name[1:] for name in last if name.startswith("@" + _PREFIX)})
+    names = sorted({name[1:] for name in last if name.startswith("@" + _PREFIX)})
+    found = ((name, name.split("/")[1:]) for name in names)
+    return [(name, parts) for name, parts in found if len(parts) == 4 and parts[3].isdecimal()]
 
 
 def _call(name: str) -> tuple[socket.socket, dict[str, Any]] | None:
@@ -115,11 +120,16 @@ def _close(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _list(asked: dict[str, Any]) -> dict[str, Any]:
     found = []
-    for name in _holders():
-        _prefix, uuid, protocol, address, port = name.split("/", 4)
+    for name, (uuid, protocol, address, port) in _holders():
         if uuid != asked["uuid"]:
             continue
-        called = _call(name)
+        try:
+            called = _call(name)
+        except _RefusedError as error:
+            if error.said["error"] != "not-ours":
+                raise
+            # Whoever has the name, the port of this machine is not open there.
+            continue
         if called is None:
             continue
         line, greeting = called
@@ -206,8 +216,7 @@ def _listen(asked: dict[str, Any]) -> socket.socket:
 
 def _bind_after_another(asked: dict[str, Any], error: OSError) -> socket.socket:
     """Bind a port that a machine which just ended had; refuse one that is in use."""
-    for name in _holders():
-        _prefix, uuid, protocol, _address, port = name.split("/", 4)
+    for name, (uuid, protocol, _address, port) in _holders():
         if uuid == asked["uuid"] or (protocol, port) != (asked["protocol"], str(asked["port"])):
             continue
         found = _call(name)
