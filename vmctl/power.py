@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from vmctl import nic_filters
+from vmctl import group_members, nic_filters
 from vmctl.errors import (
     GuestUnreachableError,
     HypervisorError,
@@ -74,6 +74,8 @@ def start(
     for name in joined:
         networks.ensure_active(domain.connection, name)
     nic_filters.ensure_recorded(domain, spec)
+    # It may have other addresses than when it was off last: those were of its run.
+    group_members.refresh(domain.connection, group_members.groups_of(spec))
     restored = not discard_saved and saves.has_saved_state(domain)
     if restored and phase is not None:
         phase.update("going on from its saved state")
