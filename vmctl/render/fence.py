@@ -34,13 +34,14 @@ _PRIVATE = tuple(
     )
 )
 _LINK = ipaddress.ip_network("fe80::/10")
+_GROUPS = ipaddress.ip_network("ff00::/8")
 
 
 def fence_values(fence: FenceSpec) -> dict[str, Any]:
     """Return what the filter's template is given.
 
-    ``own`` are the host's addresses on the network, ``kept`` what else is out of reach; each with
-    the element and the prefix length that libvirt wants of it.
+    ``own`` are the host's addresses on the network, ``kept`` what else is out of reach, ``link``
+    whom IPv6's own messages are for; each with the prefix length that libvirt wants of it.
     """
     subnets = [ipaddress.ip_network(text) for text in fence.subnets]
     own = [ipaddress.ip_network(text) for text in fence.gateways]
@@ -54,7 +55,9 @@ def fence_values(fence: FenceSpec) -> dict[str, Any]:
     else:
         kept += subnets
     gates = [ipaddress.ip_network(text) for text in fence.gateways]
+    link = [_LINK, _GROUPS, *gates, *(subnets if fence.neighbours else ())]
     return {
+        "link": _listed(net for net in link if net.version == 6),
         "gateways": _listed(gates),
         "own": _listed(own),
         "kept": _listed(_without(kept, free)),

@@ -124,6 +124,23 @@ def test_no_frame_has_a_tag_that_would_take_it_past_the_fence() -> None:
     assert min(root.iter("rule"), key=lambda rule: int(rule.get("priority", ""))) is tagged[0]
 
 
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_ipv6s_own_messages_stay_on_the_link(neighbours: bool) -> None:
+    fenced = nic(fence={**OWN, "neighbours": neighbours})
+    root = etree.fromstring(nic_documents(fenced)[-1].xml)
+    said = [node for node in root.iterfind("rule/icmpv6") if node.get("type") == "136"]
+    to = [ipaddress.ip_network(f"{n.get('dstipaddr')}/{n.get('dstipmask')}") for n in said]
+
+    def passes(address: str) -> bool:
+        return any(ipaddress.ip_address(address) in net for net in to)
+
+    for address in ("ff02::1", "ff02::1:ff00:7", "fe80::7", "fd00:1::1"):
+        assert passes(address)
+    assert passes("fd00:1::7") is neighbours
+    for address in ("fd00:2::7", "fd00:2::1", "2001:db8::7"):
+        assert not passes(address)
+
+
 texts = st.one_of(
     st.text(), st.sampled_from(["10.0.0.0/8' evil='1", "]]><evil/>", "10.0.0.0/33", "::/0"])
 )
