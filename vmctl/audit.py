@@ -80,6 +80,7 @@ def audit(domain: Domain, facts: HostFacts) -> Audit:
         filters=audit_facts.filters_of(domain),
         networks=audit_facts.networks_of(domain),
         facts=facts,
+        is_here=domain.connection.address.is_local,
     )
     lines = tuple(line for judge in _JUDGES for line in judge(seen))
     return Audit(name=domain.name, uuid=domain.uuid, running=running, lines=lines)

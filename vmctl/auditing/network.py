@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lxml import etree
 
-from vmctl.auditing.line import AuditLine, fails, holds
+from vmctl.auditing.line import AuditLine, fails, holds, unknown
 from vmctl.auditing.seen import Seen
 
 __all__ = ["judge"]
@@ -89,9 +89,12 @@ def _tenant(seen: Seen, nics: list[etree._Element]) -> AuditLine:
     if free or user:
         found = f"nothing keeps {', '.join(free) or 'its user-mode NIC'} from the host"
         return fails("tenant", found, spec="its NICs attached anew by `vmctl nic`")
+    needs = "net.bridge.bridge-nf-call-iptables and -ip6tables to be 1"
     if "bridge-filters" in seen.facts.lacking:
-        needs = "net.bridge.bridge-nf-call-iptables and -ip6tables to be 1"
         return fails("tenant", "its filters see nothing of what bridges carry", host=needs)
+    if not seen.is_here:
+        found = "it has filters; whether they see what bridges carry, only its host knows"
+        return unknown("tenant", found, host=needs)
     return holds("tenant", f"{seen.tenant}: kept from its host and from other tenants")
 
 

@@ -29,6 +29,7 @@ class Seen:
         networks: The networks that it is on.
         filters: The packet filters that its NICs refer to, each with those that it is made of.
         facts: What its host can do.
+        is_here: Whether its host is this machine, whose kernel can be looked at.
     """
 
     root: etree._Element
@@ -41,6 +42,7 @@ class Seen:
     networks: dict[str, NetworkOwner]
     filters: dict[str, frozenset[str]]
     facts: HostFacts
+    is_here: bool = True
 
     def has(self, path: str) -> bool:
         """Return whether the XML has such an element."""

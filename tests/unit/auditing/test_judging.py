@@ -236,6 +236,15 @@ UNSEEN: list[tuple[str, Seen]] = [
     ("seccomp", seen()),
     ("files", seen()),
     ("seed", seen(has_seed=True)),
+    (
+        "tenant",
+        seen(
+            nic("<filterref filter='vmctl-fence-1'/>"),
+            tenant="acme",
+            networks={"a": owner(tenant="acme")},
+            is_here=False,
+        ),
+    ),
 ]
 
 
