@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vmctl import group_members
 from vmctl.changes import changing
 from vmctl.devices.memory import refuse_more_than_host
 from vmctl.errors import ConflictError, VmctlError
@@ -144,8 +143,6 @@ def _redefine(domain: Domain, look: Callable[[], Machine], rest: list[Difference
         resolved = wanted.resolved(networks=machine.facts.privileged)
         with moved(domain, record, recorded_spec(machine), resolved) as now:
             redefine(domain, machine, now, resolved)
-        # Who left a network has other addresses; those of before may be others' by and by.
-        group_members.refresh(domain.connection, group_members.groups_of(now.spec))
         for entry in rest:
             if entry.path == "autostart":
                 domain.set_autostart(on=bool(entry.after))
