@@ -117,7 +117,11 @@ class _Holder:
             said = {key: self.asked[key] for key in SAID}
             writer.write(json.dumps({"index": self._index, **said}).encode() + b"\n")
             allowed = CREDENTIALS.unpack(credentials)[1] in {0, self.asked["uid"]}
-            if await reader.readline() == b"close\n" and allowed:
+            wish = b""
+            # Who says nothing keeps no descriptor.
+            with contextlib.suppress(asyncio.TimeoutError):
+                wish = await asyncio.wait_for(reader.readline(), ANSWER_SECONDS)
+            if wish == b"close\n" and allowed:
                 over.set()
                 # This line ends with the process, when all is let go.
                 await asyncio.sleep(ANSWER_SECONDS)
