@@ -66,7 +66,14 @@ def _problems(
         if nic.type == "network" and nic.network is not None:
             if nic.network not in owners:
                 owners[nic.network] = owner_of(connection, nic.network)
-            why = _why_not(tenant, nic.network, owners[nic.network])
+            owner = owners[nic.network]
+            why = _why_not(tenant, nic.network, owner)
+            if why is None and tenant and owner.shared and nic.antispoofing is False:
+                path = ".".join(filter(None, (named(number), "antispoofing")))
+                why = (
+                    f"on '{nic.network}', which is shared, it would get by lies what is for guests "
+                    "of other tenants; leave it out"
+                )
         elif tenant and nic.type == "bridge":
             why = f"the bridge {nic.bridge} is the host's own, and no tenant's"
         elif tenant and nic.type == "user":

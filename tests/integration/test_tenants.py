@@ -319,7 +319,9 @@ def test_a_security_group_opens_no_gate(ground: Ground, host: vmctl.Host) -> Non
         )
         assert ground.alpha.audit().line("tenant").verdict == "holds"
     finally:
-        ground.alpha.nics.set_filters(mac, security_groups=[], antispoofing=False)
+        with pytest.raises(SpecError, match="which is shared, it would get by lies"):
+            ground.alpha.nics.set_filters(mac, security_groups=[], antispoofing=False)
+        ground.alpha.nics.set_filters(mac, security_groups=[])
         host.security_groups.delete(group)
     assert results(ground.alpha, commands) == dict.fromkeys(commands, False)
 

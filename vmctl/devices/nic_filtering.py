@@ -19,6 +19,7 @@ from vmctl.hypervisor.metadata import Pending
 from vmctl.render.domain import with_macs
 from vmctl.render.nwfilter import NicFilter, nic_filter, write_filter
 from vmctl.render.templates import Templates
+from vmctl.tenancy import refuse_foreign_nics
 
 __all__ = ["filter_nic"]
 
@@ -45,7 +46,8 @@ def filter_nic(
 
     Raises:
         NotFoundError: There is no such NIC, or no such security group.
-        SpecError: The two contradict each other.
+        SpecError: The two contradict each other, or a tenant's NIC on a shared network would be
+            without anti-spoofing.
         UnsupportedError: What it is plugged into can't be filtered.
     """
     with changing(domain) as record:
@@ -71,6 +73,9 @@ def filter_nic(
             )
         with as_given("the NIC", f"nics[{spec.nics.index(old)}]"):
             new = old.replace(**changes)
+        refuse_foreign_nics(
+            domain.connection, domain.name, spec.tenant, (new,), named=lambda _number: ""
+        )
         nic_filters.refuse_unfilterable(domain.connection, [(f"the NIC {found.mac}", new)])
         scope = hotplug.scope_of(domain, next_start=next_start)
         own = nic_filters.known_addresses(domain.connection, [new], record.addresses)

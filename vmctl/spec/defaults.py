@@ -96,11 +96,12 @@ def _nics(spec: VMSpec, profile: Profile, *, networks: bool) -> tuple[NicSpec, .
     nics = spec.nics
     if "nics" not in spec.model_fields_set:
         nics = profile.nics if networks or not profile.nics else (NicSpec(type=NicType.USER),)
-    return tuple(_nic(nic, profile) for nic in nics)
+    return tuple(_nic(nic, profile, tenant=spec.tenant is not None) for nic in nics)
 
 
-def _nic(nic: NicSpec, profile: Profile) -> NicSpec:
-    wanted = profile.nic_antispoofing or bool(nic.security_groups)
+def _nic(nic: NicSpec, profile: Profile, *, tenant: bool) -> NicSpec:
+    # Who lies about its address to its host gets what is for another tenant's guest.
+    wanted = profile.nic_antispoofing or tenant or bool(nic.security_groups)
     filled = nic._filled(
         model=profile.nic_model, antispoofing=wanted and nic.type is not NicType.USER
     )

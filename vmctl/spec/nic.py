@@ -109,7 +109,7 @@ class NicSpec(SpecModel):
     isolated: bool | None = None
     """Whether it reaches no other guest with an isolated NIC on its bridge; not in user mode."""
     antispoofing: bool | None = None
-    """Whether the guest can send by its own addresses only; the profile decides."""
+    """Whether the guest can send by its own addresses only; the profile, or a tenant, decides."""
     security_groups: Annotated[tuple[GroupName, ...], TextOrList] = ()
     """Who may reach it and whom it may: one security group's name, or a list."""
 
