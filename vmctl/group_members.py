@@ -38,17 +38,19 @@ def addresses_by_group(connection: Connection) -> dict[str, tuple[str, ...]]:
 
 def read_groups(connection: Connection) -> list[SecurityGroupSpec]:
     """Return what every security group was made from, sorted by name."""
+    names = [name for name in nwfilters.list_names(connection) if name.startswith(GROUP_PREFIX)]
+    if not names:
+        return []
     from vmctl.render.security_group import recorded_group  # noqa: PLC0415 - see above
 
     found = []
-    for name in sorted(nwfilters.list_names(connection)):
-        if name.startswith(GROUP_PREFIX):
-            try:
-                spec = recorded_group(nwfilters.read(connection, name))
-            except NotFoundError:
-                continue
-            if spec is not None:
-                found.append(spec)
+    for name in sorted(names):
+        try:
+            spec = recorded_group(nwfilters.read(connection, name))
+        except NotFoundError:
+            continue
+        if spec is not None:
+            found.append(spec)
     return found
 
 
