@@ -63,8 +63,8 @@ def spec_file(make_spec: SpecMaker, tmp_path: Path) -> tuple[str, str]:
 
 _INFO = [
     "name", "uuid", "state", "state_reason", "addresses", "autostart", "saved", "phase",
-    "labels", "vcpus", "memory", "machine", "firmware", "accelerator", "started", "uptime",
-    "created", "owner", "ssh_user", "host_key", "disks", "nics", "graphics", "snapshots",
+    "labels", "tenant", "vcpus", "memory", "machine", "firmware", "accelerator", "started",
+    "uptime", "created", "owner", "ssh_user", "host_key", "disks", "nics", "graphics", "snapshots",
     "current_snapshot", "snapshot_kind", "snapshot_why", "sources", "frozen",
 ]  # fmt: skip
 

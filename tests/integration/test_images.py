@@ -268,6 +268,7 @@ def test_what_a_catalogue_says_of_an_image(
         "os": "debian12",
         "arch": "x86_64",
         "firmware": "uefi",
+        "tenant": "",
     }
     said = "for x86_64, debian12, its own user is admin, needs UEFI)"
     assert said in run("image", "info", "ours").stdout

@@ -489,9 +489,11 @@ def _by_four(code: str, uri: str, text: str, names: list[str]) -> None:
         subprocess.Popen([sys.executable, "-c", code, uri, text, *names[part::4]], cwd=_ROOT)
         for part in range(4)
     ]
-    assert [client.wait(300) for client in clients] == [0] * 4
+    assert [client.wait(600) for client in clients] == [0] * 4
 
 
+# Twenty boots on two cores, of which other tests have one.
+@pytest.mark.timeout(900)
 def test_twenty_guests_at_once(
     host: vmctl.Host, private_host: private.PrivateHost, make_spec: SpecMaker, lab: str
 ) -> None:
@@ -510,7 +512,7 @@ def test_twenty_guests_at_once(
         leases = {lease.address for lease in host.networks.leases(lab)}
         return True if leases >= set(fours) else None
 
-    assert Signal().wait_for(all_leased, deadline=time.monotonic() + 240, recheck=0.5)
+    assert Signal().wait_for(all_leased, deadline=time.monotonic() + 600, recheck=0.5)
     one = host.get(names[0])
     one.wait()
     script = "; ".join(f"sudo -n ping -c1 -w60 {name}.lab.example || exit 1" for name in names)
