@@ -49,6 +49,8 @@ _HEADER_SIZE = 65536
 _WINDOW = 16 << 20
 # An upload that has not moved for so long has nobody behind it.
 _STALLED_SECONDS = 30.0
+# That others may look at the beginning of a volume, one after the other.
+_BUSY_SECONDS = 10.0
 # Longer than a removal takes.
 _REMOVAL_SECONDS = 60.0
 
@@ -284,7 +286,11 @@ def _upload(volume: StoredVolume, image: Image, phase: Phase) -> None:
         header = file.read(_HEADER_SIZE)
         sha256.update(header)
         rest = image.size - len(header)
-        volume.upload(file.fileno(), start=len(header), length=rest, sent=progress, shown=shown)
+        _when_free(
+            lambda: volume.upload(
+                file.fileno(), start=len(header), length=rest, sent=progress, shown=shown
+            )
+        )
     # What was looked at had this digest; until the header follows, nothing takes it for an image.
     if sha256.hexdigest() != image.digest:
         raise ImageError(
@@ -292,7 +298,27 @@ def _upload(volume: StoredVolume, image: Image, phase: Phase) -> None:
             hint="launch from a file that nothing writes to",
         )
     check()
-    volume.write(header, sent=progress)
+    _when_free(lambda: volume.write(header, sent=progress))
+
+
+def _when_free(write: Callable[[], None]) -> None:
+    """Write to a volume as soon as nobody reads its beginning: libvirt lets only one of both in.
+
+    Raises:
+        ConflictError: Somebody else has it for too long.
+    """
+
+    def written() -> bool | None:
+        try:
+            write()
+        except WrongStateError:
+            return None
+        return True
+
+    # It is refused before anything is sent, so that it can be tried again.
+    deadline = time.monotonic() + _BUSY_SECONDS
+    if Signal().wait_for(written, deadline=deadline, recheck=0.1) is None:
+        write()
 
 
 def _clock() -> float:
