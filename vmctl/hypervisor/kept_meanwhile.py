@@ -14,6 +14,7 @@ from lxml import etree
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling
 from vmctl.hypervisor.networks import find
+from vmctl.render.network_parts import family_of
 
 __all__ = ["carry_over"]
 
@@ -72,7 +73,7 @@ def _change(raw: Any, entry: Entry, *, comes: bool) -> None:
 def _entries(root: etree._Element) -> list[Entry]:
     found = [(_DNS, "", _text(node)) for node in root.iterfind("dns/host")]
     for subnet in root.iterfind("ip"):
-        family = _family(subnet)
+        family = family_of(subnet)
         found += [(_DHCP, family, _text(node)) for node in subnet.iterfind("dhcp/host")]
     return found
 
@@ -82,11 +83,7 @@ def _place_of(root: etree._Element, section: int, family: str) -> int | None:
     if section == _DNS:
         return -1
     subnets = enumerate(root.iterfind("ip"))
-    return next((index for index, node in subnets if _family(node) == family), None)
-
-
-def _family(node: etree._Element) -> str:
-    return node.get("family") or ("ipv6" if ":" in (node.get("address") or "") else "ipv4")
+    return next((index for index, node in subnets if family_of(node) == family), None)
 
 
 def _text(node: etree._Element) -> str:

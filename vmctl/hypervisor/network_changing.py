@@ -13,6 +13,7 @@ from vmctl.errors import HypervisorError, VmctlError
 from vmctl.hypervisor.connection import Connection
 from vmctl.hypervisor.errors import calling, is_code
 from vmctl.hypervisor.networks import find, next_definition
+from vmctl.render.network_parts import family_of
 
 __all__ = ["Definitions", "define", "definitions", "replace_entry", "restart", "set_autostart"]
 
@@ -106,10 +107,7 @@ def replace_entry(
 def _index_of(raw: Any, family: str) -> int:
     with calling("read the network"):
         nodes = etree.fromstring(raw.XMLDesc(0)).findall("ip")
-    families = [
-        node.get("family") or ("ipv6" if ":" in (node.get("address") or "") else "ipv4")
-        for node in nodes
-    ]
+    families = [family_of(node) for node in nodes]
     return families.index(family) if family in families else -1
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from lxml import etree
 
-__all__ = ["parts_of", "served_entry"]
+__all__ = ["family_of", "parts_of", "served_entry"]
 
 
 def parts_of(xml: str) -> dict[str, str]:
@@ -34,7 +34,7 @@ def served_entry(xml: str, path: str) -> etree._Element | None:
                 return node
         return None
     for subnet in root.iterfind("ip"):
-        if _family(subnet) != family:
+        if family_of(subnet) != family:
             continue
         if rest == "range":
             return subnet.find("dhcp/range")
@@ -77,7 +77,7 @@ def _of_the_host(root: etree._Element) -> Iterator[tuple[str, str]]:
 
 
 def _of_subnet(node: etree._Element) -> Iterator[tuple[str, str]]:
-    family = _family(node)
+    family = family_of(node)
     length = node.get("prefix") or node.get("netmask")
     if node.get("address") and length:
         own = ipaddress.ip_interface(f"{node.get('address')}/{length}")
@@ -94,7 +94,8 @@ def _of_subnet(node: etree._Element) -> Iterator[tuple[str, str]]:
         yield f"{family}.reservations.{_guest(host)}", " ".join(filter(None, told))
 
 
-def _family(node: etree._Element) -> str:
+def family_of(node: etree._Element) -> str:
+    """Return ``ipv4`` or ``ipv6``: what a network's ``<ip>`` is of."""
     return node.get("family") or ("ipv6" if ":" in (node.get("address") or "") else "ipv4")
 
 
