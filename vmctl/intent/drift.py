@@ -17,9 +17,6 @@ _BLOCK_KIB = 2048
 # What libvirt adds to a definition by itself is no drift; these it never adds.
 _NEVER_ADDED = ("disks.", "nics.", "graphics.", "hostdevs.", "shares.", "sound.")
 
-# The steps in which virtio-mem gives memory to a guest.
-_MEMORY_BLOCK_KIB = 2048
-
 
 @dataclass(frozen=True, kw_only=True)
 class Deviation:
