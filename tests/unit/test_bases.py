@@ -87,3 +87,25 @@ def test_a_volume_without_times(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = SimpleNamespace(info=lambda: [0, 1, 2], XMLDesc=lambda _flags: "<volume/>")
     monkeypatch.setattr(StoredVolume, "raw", lambda _self: bare)
     assert _VOLUME.stamp() == VolumeStamp(allocation=2, written="", touched="")
+
+
+def test_a_write_waits_for_who_reads_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt refuses it, before anything is sent, while another client looks at the volume."""
+    monkeypatch.setattr(bases, "_BUSY_SECONDS", 0.3)
+    busy = WrongStateError("the volume is still in use", state="", hint="")
+    left = [busy, busy]
+    written = []
+
+    def write() -> None:
+        if left:
+            raise left.pop()
+        written.append(True)
+
+    bases._when_free(write)
+    assert written == [True]
+
+    def never() -> None:
+        raise busy
+
+    with pytest.raises(WrongStateError, match="still in use"):
+        bases._when_free(never)
